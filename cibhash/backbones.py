@@ -1,0 +1,109 @@
+"""Backbones: what turns a normalized image into a feature vector.
+
+Knows nothing of heads and codes. A backbone is a timm model without its classifier, named as timm names it, or
+`convnet-small`, a convnet of our own for small gray images that is trained from scratch.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from cibhash.errors import ConfigError
+
+Option = str | int | float | bool
+CONVNET_SMALL = "convnet-small"
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class BackboneSpec:
+    """What rebuilds a backbone; the default is the paper's: VGG-16 up to fc7, ImageNet weights, frozen."""
+
+    name: str = "vgg16.tv_in1k"
+    """A timm model name, or convnet-small."""
+    weights: str = "hub"
+    """`hub`: timm's pretrained weights; `none`: random; else a safetensors file in timm's layout (path or s3://)."""
+    image_size: int = 224
+    """Side of the square input in pixels."""
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    """Per channel, of values scaled to [0, 1]."""
+    std: tuple[float, float, float] = IMAGENET_STD
+    """Per channel, of values scaled to [0, 1]."""
+    options: Mapping[str, Option] = field(default_factory=dict)
+    """Further arguments of timm.create_model, as pad_type: same."""
+    trainable: bool = False
+    """Train the backbone too; frozen it stays in evaluation mode."""
+
+    def __post_init__(self) -> None:
+        """Checks ranges."""
+        if not 8 <= self.image_size <= 1024:
+            raise ValueError(f"image_size {self.image_size}: expected 8 to 1024 pixels")
+        if min(self.std) <= 0:
+            raise ValueError(f"std {self.std}: expected positive values")
+
+
+def build_backbone(spec: BackboneSpec, *, weights: str) -> nn.Module:
+    """A backbone that maps float (N, 3, H, W) to features (N, D).
+
+    Args:
+        spec: What to build.
+        weights: `hub`, `none`, or a local safetensors file; given apart because a file may have been fetched.
+
+    Raises:
+        ConfigError: unknown name, or weights that cannot be had or do not fit.
+    """
+    if spec.name == CONVNET_SMALL:
+        if weights == "hub":
+            raise ConfigError(f"{CONVNET_SMALL} has no pretrained weights: set backbone.weights to none")
+        return ConvNetSmall()
+    arguments: dict[str, Any] = dict(spec.options)
+    if weights not in ("hub", "none"):
+        arguments["pretrained_cfg_overlay"] = {"file": weights}
+    try:
+        model: nn.Module = timm.create_model(spec.name, pretrained=weights != "none", num_classes=0, **arguments)
+    except (RuntimeError, ValueError, TypeError, OSError, ImportError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ConfigError(f"backbone {spec.name!r} with weights {weights!r}: {reason}") from error
+    return model
+
+
+def feature_dim(backbone: nn.Module, image_size: int) -> int:
+    """Number of features, by one forward pass of a blank image.
+
+    Raises:
+        ConfigError: the backbone does not give one vector per image at this size.
+    """
+    training = backbone.training
+    backbone.eval()
+    with torch.inference_mode():
+        features: Tensor = backbone(torch.zeros(1, 3, image_size, image_size))
+    backbone.train(training)
+    if features.ndim != 2:
+        raise ConfigError(f"the backbone gives features of shape {tuple(features.shape)}, expected (N, D)")
+    return int(features.shape[1])
+
+
+class ConvNetSmall(nn.Module):
+    """Three convolutions with group normalization for 32 x 32 images of simple shapes: 2048 features."""
+
+    def __init__(self) -> None:
+        super().__init__()
+
+        def block(channels_in: int, channels_out: int) -> nn.Sequential:
+            return nn.Sequential(
+                nn.Conv2d(channels_in, channels_out, 3, stride=2, padding=1, bias=False),
+                nn.GroupNorm(8, channels_out),
+                nn.ReLU(inplace=True),
+            )
+
+        self.layers = nn.Sequential(block(3, 32), block(32, 64), block(64, 128), nn.AdaptiveAvgPool2d(4), nn.Flatten())
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Maps (N, 3, H, W) to (N, 2048)."""
+        features: Tensor = self.layers(images)
+        return features

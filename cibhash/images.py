@@ -1,0 +1,55 @@
+"""The one way to decode an image, for training, encoding and queries alike.
+
+Knows nothing of tensors and shards. RGB out of JPEG, PNG, WebP and GIF: EXIF orientation honored, 16 bits scaled
+rather than clipped, alpha composed on white, first frame of an animation, ICC profiles ignored. Limits are read from
+the header before anything is decoded.
+"""
+
+import io
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from cibhash.errors import BadImage
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF")
+MAX_PIXELS = 50_000_000
+MAX_BYTES = 20 * 2**20
+
+
+def decode_image(data: bytes, *, max_pixels: int = MAX_PIXELS, max_bytes: int = MAX_BYTES) -> Image.Image:
+    """Decodes compressed image bytes to RGB.
+
+    Raises:
+        BadImage: not an image, truncated, of a refused format, or above a limit; the message is the reason.
+    """
+    if not data:
+        raise BadImage("empty: 0 bytes")
+    if len(data) > max_bytes:
+        raise BadImage(f"{len(data)} bytes, the limit is {max_bytes}")
+    try:
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        if image.width * image.height > max_pixels:
+            raise BadImage(f"{image.width} x {image.height} pixels, the limit is {max_pixels}")
+        image.load()
+        return _to_rgb(image)
+    except BadImage:
+        raise
+    except UnidentifiedImageError:
+        raise BadImage(f"not a JPEG, PNG, WebP or GIF image (first bytes {data[:8]!r})") from None
+    except Image.DecompressionBombError:
+        raise BadImage(f"more pixels than the limit of {max_pixels}") from None
+    except (OSError, SyntaxError, ValueError, EOFError, ArithmeticError, LookupError) as error:
+        raise BadImage(f"cannot be decoded: {' '.join(str(error).split()) or type(error).__name__}") from None
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):
+        image = Image.fromarray((np.asarray(image).astype(np.float64) / 257.0).round().clip(0, 255).astype(np.uint8))
+    if image.mode == "F":
+        raise BadImage("floating-point pixels have no defined range")
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
+    return image.convert("RGB")

@@ -1,0 +1,185 @@
+"""Tar shards of samples, read and written in the WebDataset layout, without its decoders.
+
+Knows nothing of where shards lie: it is given an open stream or a local path. A sample is `<key>.jpg|jpeg|png|webp`
+with an optional `<key>.cls` (one integer) or `<key>.json` (`{"labels": [...]}`), its members adjacent. Only regular,
+non-sparse members of an uncompressed tar are read, nothing is ever unpickled, and keys are opaque names, never paths.
+"""
+
+import hashlib
+import json
+import tarfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+from webdataset.tariterators import group_by_keys
+from webdataset.writer import TarWriter
+
+from cibhash.errors import CorruptShard
+from cibhash.types import Sample, TarShard
+
+IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
+MAX_MEMBER_BYTES = 64 * 2**20
+_MAX_LABEL_BYTES = 1 << 20
+
+
+class SourceImage(NamedTuple):
+    """One image to be packed."""
+
+    key: str
+    suffix: str
+    image: bytes
+    labels: tuple[int, ...]
+
+
+class _Member(NamedTuple):
+    data: bytes
+    offset: int
+
+
+class HashingStream:
+    """Passes reads through and keeps size and SHA-256 of what was read."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self._digest = hashlib.sha256()
+        self.num_bytes = 0
+
+    def read(self, size: int = -1) -> bytes:
+        """Reads from the stream below."""
+        chunk = self._stream.read(size)
+        self._digest.update(chunk)
+        self.num_bytes += len(chunk)
+        return chunk
+
+    def hexdigest(self) -> str:
+        """SHA-256 of everything read so far."""
+        return self._digest.hexdigest()
+
+
+def read_samples(stream: BinaryIO, shard: TarShard) -> Iterator[Sample]:
+    """The samples of one shard, in order; the i-th has id `first_id + i`.
+
+    Size, SHA-256 and count are compared with the manifest once the stream has been read to its end, so a caller that
+    commits results must exhaust the iterator first.
+
+    Args:
+        stream: Positioned at the start of the tar; read sequentially.
+        shard: What the manifest says of it.
+
+    Raises:
+        CorruptShard: not a tar, truncated, altered, or samples that break the layout; names shard and key.
+    """
+    hashed = HashingStream(stream)
+    seen: set[str] = set()
+    try:
+        for position, raw in enumerate(group_by_keys(_members(hashed, shard.uri))):
+            key = raw["__key__"]
+            if key in seen:
+                raise CorruptShard(f"{shard.uri}: key {key!r} comes twice, or its members are not adjacent")
+            seen.add(key)
+            if position >= shard.count:
+                raise CorruptShard(f"{shard.uri}: more samples than the {shard.count} its manifest lists ({key!r})")
+            yield _sample(shard.uri, shard.first_id + position, raw)
+    except tarfile.TarError as error:
+        raise CorruptShard(f"{shard.uri}: not a readable tar: {error}") from None
+    except ValueError as error:
+        raise CorruptShard(f"{shard.uri}: {error.args[0]}") from None
+    while hashed.read(1 << 20):
+        pass
+    if len(seen) != shard.count:
+        raise CorruptShard(f"{shard.uri}: {len(seen)} samples, its manifest says {shard.count}")
+    if hashed.num_bytes != shard.bytes:
+        raise CorruptShard(f"{shard.uri}: {hashed.num_bytes} bytes, its manifest says {shard.bytes}")
+    if hashed.hexdigest() != shard.sha256:
+        raise CorruptShard(
+            f"{shard.uri}: sha256 {hashed.hexdigest()[:16]}..., its manifest says {shard.sha256[:16]}..."
+        )
+
+
+def write_shard(path: Path, uri: str, samples: Iterable[SourceImage], first_id: int) -> TarShard:
+    """Writes one shard; equal samples give equal bytes.
+
+    Args:
+        path: Local file to write.
+        uri: How the manifest will name the shard.
+        samples: In order; their keys must be unique and contain no dot after the last slash.
+        first_id: Id of the first sample.
+
+    Raises:
+        ValueError: a key or suffix that would not be read back as it is.
+    """
+    count = 0
+    seen: set[str] = set()
+    with open(path, "wb") as file, TarWriter(file, encoder=False, mtime=0, user="", group="") as writer:
+        for sample in samples:
+            _check_source(sample, seen)
+            seen.add(sample.key)
+            members: dict[str, Any] = {"__key__": sample.key, sample.suffix: sample.image}
+            if len(sample.labels) == 1:
+                members["cls"] = str(sample.labels[0]).encode()
+            elif sample.labels:
+                members["json"] = json.dumps({"labels": list(sample.labels)}).encode()
+            writer.write(members)
+            count += 1
+    with open(path, "rb") as written:
+        digest = hashlib.file_digest(written, "sha256").hexdigest()
+    return TarShard(uri=uri, bytes=path.stat().st_size, sha256=digest, count=count, first_id=first_id)
+
+
+def _check_source(sample: SourceImage, seen: set[str]) -> None:
+    if sample.suffix not in IMAGE_SUFFIXES:
+        raise ValueError(f"key {sample.key!r}: suffix {sample.suffix!r}, expected one of {', '.join(IMAGE_SUFFIXES)}")
+    if not sample.key or "." in sample.key.rsplit("/", 1)[-1]:
+        raise ValueError(f"key {sample.key!r}: empty, or a dot in its last component")
+    if len(sample.key.encode()) > 90:
+        raise ValueError(f"key {sample.key[:40]!r}...: {len(sample.key.encode())} bytes, the limit is 90")
+    if sample.key in seen:
+        raise ValueError(f"key {sample.key!r} comes twice")
+
+
+def _members(stream: HashingStream, uri: str) -> Iterator[dict[str, Any]]:
+    """Regular members as webdataset groups them, with the offset of their data."""
+    with tarfile.open(fileobj=stream, mode="r|", bufsize=1 << 20) as tar:  # type: ignore[call-overload]
+        for info in tar:
+            if info.isdir():
+                continue
+            if not info.isreg() or info.issparse():
+                raise CorruptShard(f"{uri}: member {info.name!r} is not a regular file")
+            if info.size > MAX_MEMBER_BYTES:
+                raise CorruptShard(f"{uri}: member {info.name!r} has {info.size} bytes, limit {MAX_MEMBER_BYTES}")
+            suffix = info.name.rsplit("/", 1)[-1].partition(".")[2].lower()
+            wanted = suffix in IMAGE_SUFFIXES or suffix in ("cls", "json")
+            file = tar.extractfile(info) if wanted else None
+            data = file.read() if file else b""
+            if wanted and len(data) != info.size:
+                raise CorruptShard(f"{uri}: cut inside member {info.name!r}")
+            yield {"fname": info.name, "data": _Member(data, info.offset_data), "__url__": uri}
+
+
+def _sample(uri: str, sample_id: int, raw: dict[str, Any]) -> Sample:
+    key = raw["__key__"]
+    images = [raw[suffix] for suffix in IMAGE_SUFFIXES if suffix in raw]
+    if len(images) != 1:
+        raise CorruptShard(f"{uri}: key {key!r} has {len(images)} image members, expected 1")
+    image: _Member = images[0]
+    return Sample(sample_id, key, image.data, _labels(uri, key, raw), image.offset)
+
+
+def _labels(uri: str, key: str, raw: dict[str, Any]) -> tuple[int, ...]:
+    if "cls" in raw:
+        text = raw["cls"].data[:_MAX_LABEL_BYTES]
+        try:
+            return (int(text),)
+        except ValueError:
+            raise CorruptShard(f"{uri}: key {key!r}: label {text[:40]!r}, expected one integer") from None
+    if "json" in raw:
+        try:
+            content = json.loads(raw["json"].data)
+            labels = content.get("labels", []) if isinstance(content, dict) else []
+        except ValueError:
+            raise CorruptShard(f"{uri}: key {key!r}: its json member is not JSON") from None
+        if not isinstance(labels, list) or any(type(label) is not int for label in labels):
+            raise CorruptShard(f"{uri}: key {key!r}: labels {str(labels)[:40]}, expected a list of integers")
+        return tuple(labels)
+    return ()

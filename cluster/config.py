@@ -1,0 +1,295 @@
+"""What a person writes to run a job: one frozen model per job, unknown fields refused.
+
+Knows nothing of the command line; `jobs.cli` fills these from a YAML recipe and overrides. No field reads the
+environment. Batch sizes are global. Locations are plain paths or `s3://bucket/prefix`.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
+
+from cibhash.backbones import BackboneSpec
+from cibhash.views import ViewSpec
+
+
+def _split_lengths(value: object) -> object:
+    if isinstance(value, str):
+        return tuple(part.strip() for part in value.split(",") if part.strip())
+    return (value,) if isinstance(value, int) else value
+
+
+def _check_lengths(lengths: tuple[int, ...]) -> tuple[int, ...]:
+    for bits in lengths:
+        if bits % 8 or not 8 <= bits <= 512:
+            raise ValueError(f"{bits} bits: a code length is a multiple of 8 from 8 to 512")
+    if len(set(lengths)) != len(lengths):
+        raise ValueError(f"{','.join(map(str, lengths))}: a code length is named twice")
+    return tuple(sorted(lengths))
+
+
+CodeLengths = Annotated[tuple[int, ...], BeforeValidator(_split_lengths)]
+
+
+class Section(BaseModel):
+    """Base of everything in a config: frozen, no unknown fields."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class RayConfig(Section):
+    """Where Ray runs."""
+
+    address: str = ""
+    """Address of a running cluster. Empty: the cluster that `ray job submit` runs this in, else a private local Ray
+    that ends with the command."""
+    num_cpus: PositiveInt | None = None
+    """Logical CPUs of the private local Ray; default: the real ones, at least 8."""
+
+
+class JobConfig(Section):
+    """Base of the job configs."""
+
+    ray: RayConfig = RayConfig()
+    dry_run: bool = False
+    """Print the resolved plan and touch nothing."""
+
+
+class PackConfig(JobConfig):
+    """Pack images into tar shards with a manifest, one dataset per split at OUTPUT/<split>."""
+
+    source: str
+    """A folder of class folders, a CSV, Parquet or JSONL list (path, optional key, labels, split), `digits`, or
+    `cifar10` (with --data)."""
+    output: str
+    """Where the datasets go: OUTPUT/<split>/dataset.json and its shards."""
+    data: str = ""
+    """Folder of the raw files of a named benchmark (cifar10: the folder of its tar shards)."""
+    name: str = ""
+    """Name of the dataset; default: the source's."""
+    splits: str = ""
+    """Seeded split of a source that has none, as shares: `query=0.1,database=0.9`. Empty: one split, `all`."""
+    samples_per_shard: PositiveInt = 5000
+    """Images per tar shard."""
+    seed: int = 0
+    """Seed of the split."""
+
+
+class TrainConfig(JobConfig):
+    """Train one hash encoder without labels and write it to OUTPUT."""
+
+    dataset: str
+    """The training dataset (a directory with dataset.json)."""
+    output: str
+    """Where the encoder directory goes; checkpoints lie below OUTPUT/checkpoints until it is complete."""
+    bits: CodeLengths = (64,)
+    """Code lengths, trained together as prefixes of the longest: 16,32,64. One length is the paper's plain code."""
+    backbone: BackboneSpec = BackboneSpec()
+    """What turns an image into features."""
+    hidden: PositiveInt = 1024
+    """Width of the head's hidden layer."""
+    views: ViewSpec = ViewSpec()
+    """The random augmentation that makes a view."""
+    num_cached_views: NonNegativeInt = 0
+    """0: fresh views every epoch. V: compute the frozen backbone's features of V views per image once, and draw the two
+    views of a step among them."""
+    epochs: PositiveInt = 60
+    """Passes over the training images."""
+    batch_size: PositiveInt = 64
+    """Images per step over all workers; every image's negatives are the other 2 * batch_size - 2 views."""
+    learning_rate: PositiveFloat = 0.001
+    """Adam's step size, for the global batch."""
+    temperature: PositiveFloat = 0.3
+    """Of the contrastive loss."""
+    beta: Annotated[float, Field(ge=0)] = 0.001
+    """Weight of the information bottleneck."""
+    code_sampling: Literal["threshold", "bernoulli"] = "threshold"
+    """Codes in training: thresholded (released code) or sampled (paper)."""
+    seed: int = 0
+    """Of initial weights, order and views."""
+    num_workers: PositiveInt = 1
+    """DDP workers."""
+    num_streams: PositiveInt = 1
+    """Parts that every epoch's order is dealt to; a multiple of num_workers that divides batch_size. Runs with the same
+    num_streams see the same global batches whatever num_workers is. Raised to num_workers if smaller."""
+    use_gpu: bool = False
+    """One GPU per worker."""
+    threads_per_worker: PositiveInt = 2
+    """CPU threads of each worker."""
+    checkpoint_every: PositiveInt = 5
+    """Epochs between checkpoints."""
+    max_failures: NonNegativeInt = 2
+    """Worker failures that are answered with a restart from the last checkpoint."""
+
+    @model_validator(mode="after")
+    def _check(self) -> "TrainConfig":
+        _check_lengths(self.bits)
+        if not self.bits:
+            raise ValueError("bits: at least one code length is needed")
+        streams = max(self.num_streams, self.num_workers)
+        if streams % self.num_workers:
+            raise ValueError(f"num_streams {streams} is not a multiple of num_workers {self.num_workers}")
+        if self.batch_size % streams:
+            raise ValueError(f"batch_size {self.batch_size} is not a multiple of num_streams {streams}")
+        if self.batch_size < 2:
+            raise ValueError("batch_size 1 leaves no negatives: at least 2 images are needed")
+        if self.num_cached_views and self.backbone.trainable:
+            raise ValueError("num_cached_views needs a frozen backbone: set backbone.trainable to false")
+        if self.num_cached_views == 1:
+            raise ValueError("num_cached_views 1 leaves no second view: at least 2, or 0 for fresh views")
+        return self
+
+
+class EncodeConfig(JobConfig):
+    """Encode every image of a dataset into a code table at OUTPUT."""
+
+    encoder: str
+    """The encoder directory."""
+    dataset: str
+    """The dataset directory."""
+    output: str
+    """Where the code table goes; a rerun continues where an earlier one stopped."""
+    num_workers: PositiveInt = 1
+    """Encoding actors."""
+    threads_per_worker: PositiveInt = 2
+    """CPU threads of each actor."""
+    use_gpu: bool = False
+    """One GPU per actor."""
+    batch_size: PositiveInt = 128
+    """Images per forward pass."""
+    features: bool = False
+    """Also write the backbone's float features (for baselines and the float upper bound)."""
+    max_quarantined: Annotated[float, Field(ge=0, le=1)] = 0.001
+    """Share of images that may be refused (10 images always may); above it the job fails."""
+
+
+class IndexConfig(JobConfig):
+    """Build a new version of an index from code tables and switch OUTPUT/CURRENT to it."""
+
+    codes: str
+    """A code table directory; several: separated by commas (their ids must not overlap)."""
+    output: str
+    """The index directory."""
+    kind: Literal["flat"] = "flat"
+    """`flat`: exact search."""
+    shards: PositiveInt = 1
+    """Index shards, contiguous ranges of ids."""
+
+
+class ServeConfig(JobConfig):
+    """Serve an index and its search page over HTTP until interrupted."""
+
+    index: str
+    """The index directory."""
+    encoder: str = ""
+    """The encoder directory, for image queries; default: the one the index was built with."""
+    host: str = "127.0.0.1"
+    """Address to bind. Beyond loopback a token file is required."""
+    port: Annotated[int, Field(ge=1, le=65535)] = 8000
+    """Port of the service."""
+    replicas: PositiveInt = 1
+    """Replicas of every shard."""
+    token_file: str = ""
+    """File with the bearer tokens that may query, one per line."""
+    shard_deadline_s: PositiveFloat = 5.0
+    """Time a shard has to answer."""
+    max_k: PositiveInt = 10_000
+    """Largest k of a request."""
+    max_queries: PositiveInt = 10_000
+    """Largest number of queries of a request."""
+    max_body_bytes: PositiveInt = 32 * 2**20
+    """Largest body of a request."""
+
+
+class SearchConfig(JobConfig):
+    """Find the neighbors of image files, keys (key:NAME), ids (id:NUMBER) or codes (code:HEX)."""
+
+    query: tuple[str, ...] = ()
+    """Image files, or key:NAME, id:NUMBER, code:HEX."""
+    index: str = ""
+    """The index directory (exactly one of index and url)."""
+    url: str = ""
+    """Address of a running service (exactly one of index and url)."""
+    encoder: str = ""
+    """The encoder directory, for image files; default: the one the index was built with."""
+    token_file: str = ""
+    """File with the service's bearer token."""
+    k: int | None = None
+    """Neighbors per query; default 10."""
+    radius: int | None = None
+    """Instead of k: all neighbors within this Hamming distance (inclusive)."""
+
+    @model_validator(mode="after")
+    def _check(self) -> "SearchConfig":
+        if not self.query:
+            raise ValueError("query: at least one image file, key:NAME, id:NUMBER or code:HEX is needed")
+        if bool(self.index) == bool(self.url):
+            raise ValueError("exactly one of index and url is needed")
+        if self.k is not None and self.radius is not None:
+            raise ValueError("k and radius exclude each other")
+        return self
+
+
+class RetrieveConfig(JobConfig):
+    """Find the neighbors of every row of a code table, Parquet in, Parquet out, without the service."""
+
+    index: str
+    """The index directory."""
+    queries: str
+    """The code table of the queries."""
+    output: str
+    """Where the neighbor table goes; a rerun continues where an earlier one stopped."""
+    k: PositiveInt = 100
+    """Neighbors per query."""
+
+
+class EvaluateConfig(JobConfig):
+    """Evaluate retrieval of one code table against another, exactly, and write the report."""
+
+    queries: str
+    """Code table of the queries, with labels."""
+    database: str
+    """Code table of the database, with labels."""
+    output: str
+    """Where metrics.json, metrics.md and report.html go."""
+    k: PositiveInt = 1000
+    """Ranks of mAP@k, precision@k and recall@k."""
+    bits: CodeLengths = ()
+    """Prefix lengths to evaluate; default: those the encoder was trained for."""
+    baseline_fit: str = ""
+    """Code table with features to fit random hyperplanes and PCA-ITQ on; they are then evaluated on the features of
+    queries and database (all three encoded with --features)."""
+    seed: int = 0
+    """Seed of the baselines."""
+    example_queries: NonNegativeInt = 8
+    """Query images shown with their neighbors in the report."""
+    title: str = ""
+    """Heading of the report; default: the dataset's name."""
+
+    @model_validator(mode="after")
+    def _check(self) -> "EvaluateConfig":
+        _check_lengths(self.bits)
+        return self
+
+
+class DemoConfig(JobConfig):
+    """Run the whole path on 1,797 handwritten digits: pack, train, encode, index, evaluate, serve."""
+
+    output: str = "demo"
+    """Where everything goes."""
+    serve: bool = True
+    """Serve the search page at the end, until interrupted."""
+    host: str = "127.0.0.1"
+    """Address of the search page."""
+    port: Annotated[int, Field(ge=1, le=65535)] = 8000
+    """Port of the search page."""
+    seed: int = 0
+    """Of split, weights and views."""

@@ -1,0 +1,62 @@
+"""Datasets by URI: the manifest with absolute shard URIs, and the samples of a shard.
+
+Knows nothing of how shards are made or what is done with samples.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+
+from cibhash.errors import CorruptShard, DataError, NotFound
+from cibhash.shards import read_samples
+from cibhash.types import Sample, TarShard
+from cluster import storage
+from cluster.manifests import DatasetManifest, load_manifest
+
+
+def open_dataset(uri: str) -> DatasetManifest:
+    """The manifest of the dataset at `uri`, which lists at least one sample.
+
+    Raises:
+        NotFound: no dataset, or one that is not finished.
+        DataError: a dataset without samples.
+    """
+    manifest = load_manifest(DatasetManifest, uri)
+    if manifest.num_samples == 0:
+        raise DataError(f"{uri}: the dataset has no samples ({len(manifest.shards)} shards)")
+    return manifest
+
+
+def located(uri: str, shard: TarShard) -> TarShard:
+    """The shard with the URI under which it is read; relative ones lie below the dataset at `uri`."""
+    return dataclasses.replace(shard, uri=storage.join(storage.absolute(uri), shard.uri))
+
+
+def shard_samples(uri: str, shard: TarShard) -> Iterator[Sample]:
+    """The samples of one shard of the dataset at `uri`, verified as in `cibhash.shards.read_samples`.
+
+    Raises:
+        CorruptShard: the file is missing, or not what the manifest lists.
+    """
+    shard = located(uri, shard)
+    try:
+        with storage.open_stream(shard.uri) as stream:
+            yield from read_samples(stream, shard)
+    except NotFound:
+        raise CorruptShard(f"{shard.uri}: missing, but listed by {storage.join(uri, 'dataset.json')}") from None
+
+
+def verify_shard(uri: str, shard: TarShard) -> None:
+    """Reads a shard once and compares its size and digest with the manifest.
+
+    Raises:
+        CorruptShard: it is missing or another file; a cut one is told by its size.
+    """
+    shard = located(uri, shard)
+    try:
+        digest, size = storage.sha256_of(shard.uri)
+    except NotFound:
+        raise CorruptShard(f"{shard.uri}: missing, but listed by {storage.join(uri, 'dataset.json')}") from None
+    if size != shard.bytes:
+        raise CorruptShard(f"{shard.uri}: {size} bytes, its manifest says {shard.bytes}")
+    if digest != shard.sha256:
+        raise CorruptShard(f"{shard.uri}: sha256 {digest[:16]}..., its manifest says {shard.sha256[:16]}...")

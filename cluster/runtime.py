@@ -1,0 +1,149 @@
+"""Starts or joins Ray, finds the error that matters in what Ray raises, and reports versions.
+
+Knows nothing of the jobs. A private local Ray gets its own folder and token and ends with the session; a cluster is
+joined only when an address is configured or `ray job submit` has set one for its driver.
+"""
+
+import os
+import platform
+import secrets
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import metadata
+
+from cibhash import __version__
+from cibhash.errors import CIBHashError, ConfigError
+from cluster.config import RayConfig
+
+SUBMITTED_ADDRESS = "RAY_ADDRESS"
+MIN_LOGICAL_CPUS = 8
+OBJECT_STORE_BYTES = 512 * 2**20
+
+
+@contextmanager
+def ray_session(config: RayConfig) -> Iterator[None]:
+    """Ray for the duration of the block; a session that is already there is used as it is.
+
+    Raises:
+        ConfigError: the configured cluster does not answer.
+    """
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    address = config.address or os.environ.get(SUBMITTED_ADDRESS, "")
+    if address:
+        try:
+            ray.init(address=address, log_to_driver=False)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise ConfigError(f"no Ray cluster at {address}: {' '.join(str(error).split())[:200]}") from error
+        try:
+            yield
+        finally:
+            ray.shutdown()
+        return
+    folder = tempfile.mkdtemp(prefix="cibhash-ray-", dir="/tmp")  # socket paths must stay short
+    try:
+        with _own_token():
+            ray.init(
+                address="local",
+                num_cpus=config.num_cpus or max(MIN_LOGICAL_CPUS, os.cpu_count() or 1),
+                object_store_memory=OBJECT_STORE_BYTES,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level="ERROR",
+                _temp_dir=folder,
+            )
+            yield
+    finally:
+        ray.shutdown()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _own_token() -> Iterator[None]:
+    """Token authentication with a token of this process, whatever the environment and home folder hold.
+
+    Ray reads both settings when it is imported, which has happened by now: they are read again here.
+    """
+    from ray._raylet import AuthenticationTokenLoader, Config
+
+    names = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN")
+    before = {name: os.environ.get(name) for name in names}
+    os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
+    Config.initialize("")
+    AuthenticationTokenLoader.instance().reset_cache()
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+        Config.initialize("")
+        AuthenticationTokenLoader.instance().reset_cache()
+
+
+def root_cause(error: BaseException) -> BaseException:
+    """The project's own error or ValueError inside what Ray raised, else the innermost cause."""
+    seen: set[int] = set()
+    queue, last = [error], error
+    while queue:
+        current = queue.pop(0)
+        if id(current) in seen:
+            continue
+        seen.add(id(current))
+        last = current
+        if isinstance(current, CIBHashError):
+            return current
+        failures = getattr(current, "worker_failures", None) or {}
+        inner = [getattr(current, "cause", None), current.__cause__, *failures.values()]
+        queue.extend(item for item in inner if isinstance(item, BaseException))
+    return last
+
+
+def check_faiss() -> None:
+    """Refuses to go on without exactly one FAISS distribution: pip does not see that they overwrite each other.
+
+    Raises:
+        ConfigError: none or both of faiss-cpu and faiss-gpu are installed.
+    """
+    found = [name for name in ("faiss-cpu", "faiss-gpu") if _version(name)]
+    if len(found) == 2:
+        raise ConfigError(
+            "faiss-cpu and faiss-gpu are both installed and overwrite each other: uninstall both, then one"
+        )
+    if not found:
+        raise ConfigError("no faiss is installed: pip install 'cibhash[cpu]' or 'cibhash[gpu]', exactly one")
+
+
+def versions() -> dict[str, str]:
+    """Versions of what decides results: this project, Python, torch, Ray, FAISS, NumPy, and whether CUDA is usable."""
+    import torch
+
+    names = (
+        "torch",
+        "torchvision",
+        "timm",
+        "ray",
+        "faiss-cpu",
+        "faiss-gpu",
+        "numpy",
+        "pillow",
+        "pyarrow",
+        "webdataset",
+    )
+    found = {name: version for name in names if (version := _version(name))}
+    cuda = (torch.version.cuda or "yes") if torch.cuda.is_available() else "none"
+    return {"cibhash": __version__, "python": platform.python_version(), **found, "cuda": cuda}
+
+
+def _version(distribution: str) -> str:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return ""
