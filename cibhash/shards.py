@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-from webdataset.tariterators import group_by_keys
+from webdataset.tariterators import base_plus_ext, group_by_keys
 from webdataset.writer import TarWriter
 
 from cibhash.errors import CorruptShard
@@ -20,7 +20,7 @@ from cibhash.types import Sample, TarShard
 
 IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
 MAX_MEMBER_BYTES = 64 * 2**20
-_MAX_LABEL_BYTES = 1 << 20
+_MAX_LABEL = 2**31 - 1
 
 
 class SourceImage(NamedTuple):
@@ -130,8 +130,10 @@ def write_shard(path: Path, uri: str, samples: Iterable[SourceImage], first_id: 
 def _check_source(sample: SourceImage, seen: set[str]) -> None:
     if sample.suffix not in IMAGE_SUFFIXES:
         raise ValueError(f"key {sample.key!r}: suffix {sample.suffix!r}, expected one of {', '.join(IMAGE_SUFFIXES)}")
-    if not sample.key or "." in sample.key.rsplit("/", 1)[-1]:
-        raise ValueError(f"key {sample.key!r}: empty, or a dot in its last component")
+    if "\0" in sample.key or base_plus_ext(f"{sample.key}.{sample.suffix}") != (sample.key, sample.suffix):
+        raise ValueError(f"key {sample.key!r}: empty, a dot in its last component, or a control character")
+    if any(not 0 <= label <= _MAX_LABEL for label in sample.labels):
+        raise ValueError(f"key {sample.key!r}: labels {sample.labels}, expected 0 to {_MAX_LABEL}")
     if len(sample.key.encode()) > 90:
         raise ValueError(f"key {sample.key[:40]!r}...: {len(sample.key.encode())} bytes, the limit is 90")
     if sample.key in seen:
@@ -150,6 +152,8 @@ def _members(stream: HashingStream, uri: str) -> Iterator[dict[str, Any]]:
                 raise CorruptShard(f"{uri}: member {info.name!r} has {info.size} bytes, limit {MAX_MEMBER_BYTES}")
             suffix = info.name.rsplit("/", 1)[-1].partition(".")[2].lower()
             wanted = suffix in IMAGE_SUFFIXES or suffix in ("cls", "json")
+            if wanted and not _has_key(info.name):
+                raise CorruptShard(f"{uri}: member {info.name!r} has no key, or one that is not UTF-8")
             file = tar.extractfile(info) if wanted else None
             data = file.read() if file else b""
             if wanted and len(data) != info.size:
@@ -166,20 +170,29 @@ def _sample(uri: str, sample_id: int, raw: dict[str, Any]) -> Sample:
     return Sample(sample_id, key, image.data, _labels(uri, key, raw), image.offset)
 
 
+def _has_key(name: str) -> bool:
+    """Whether webdataset finds a key in a member's name, and the key can be written as UTF-8."""
+    key, _ = base_plus_ext(name)
+    return key is not None and not any("\ud800" <= character <= "\udfff" for character in key)
+
+
 def _labels(uri: str, key: str, raw: dict[str, Any]) -> tuple[int, ...]:
     if "cls" in raw:
-        text = raw["cls"].data[:_MAX_LABEL_BYTES]
+        text = raw["cls"].data
         try:
-            return (int(text),)
+            labels = [int(text)]
         except ValueError:
             raise CorruptShard(f"{uri}: key {key!r}: label {text[:40]!r}, expected one integer") from None
-    if "json" in raw:
+    elif "json" in raw:
         try:
             content = json.loads(raw["json"].data)
-            labels = content.get("labels", []) if isinstance(content, dict) else []
-        except ValueError:
+        except (ValueError, RecursionError):
             raise CorruptShard(f"{uri}: key {key!r}: its json member is not JSON") from None
+        labels = content.get("labels", []) if isinstance(content, dict) else []
         if not isinstance(labels, list) or any(type(label) is not int for label in labels):
             raise CorruptShard(f"{uri}: key {key!r}: labels {str(labels)[:40]}, expected a list of integers")
-        return tuple(labels)
-    return ()
+    else:
+        return ()
+    if any(not 0 <= label <= _MAX_LABEL for label in labels):
+        raise CorruptShard(f"{uri}: key {key!r}: labels {str(labels)[:40]}, expected 0 to {_MAX_LABEL}")
+    return tuple(labels)

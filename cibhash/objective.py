@@ -1,0 +1,172 @@
+"""The CIBHash objective: contrast between the codes of two views, and a bottleneck on their probabilities.
+
+Knows nothing of encoders, data or optimizers. Shapes: N images on this rank, G images on all ranks, B bits.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy, normalize
+
+from cibhash.binary import bernoulli_straight_through, sign_straight_through
+from cibhash.gather import all_gather_with_gradient, rank
+from cibhash.types import LossTerms
+
+_EPSILON = 1e-8
+
+
+def nt_xent(codes_a: Tensor, codes_b: Tensor, temperature: float, *, gather: bool = False) -> Tensor:
+    """Contrastive loss of the codes of two views, over cosine similarities divided by the temperature.
+
+    Every code is an anchor; the other view of its image is the positive, and the denominator holds all codes but
+    the anchor itself, the positive included. A batch of one image has no negatives and a loss of zero.
+
+    Source: released code of arXiv 2105.06138, in value and in gradient. The codes are normalized before the product:
+    dividing the product of +1/-1 codes by B has the same value but another gradient.
+
+    Args:
+        codes_a: Codes of the first view, float (N, B), row i of image i.
+        codes_b: Codes of the second view, same shape.
+        temperature: Above 0.
+        gather: Whether the codes of all ranks, gathered with gradient, are the negatives. The anchors are this rank's
+            alone: the mean of the loss over ranks, and the mean of the gradients that DDP takes, are those of one
+            process with the global batch. Every rank must have the same N.
+
+    Returns:
+        Scalar, mean over the 2N anchors, float32 (float64 for float64 codes), also under autocast.
+
+    Raises:
+        ValueError: the shapes are not two equal (N, B) with N and B above 0, or `temperature` is not above 0.
+    """
+    _check_pair(codes_a, codes_b, "codes")
+    _check_temperature(temperature)
+    codes_GVB = _global_codes(codes_a, codes_b, gather)
+    return _nt_xent_of_global(codes_GVB, codes_a.shape[0], temperature, gather)
+
+
+def bernoulli_kl(p: Tensor, q: Tensor) -> Tensor:
+    """KL divergence of factorized Bernoulli codes, KL(p || q), averaged over images.
+
+    Source: released code of arXiv 2105.06138, with its 1e-8 inside every logarithm. Nothing is detached here.
+
+    Args:
+        p: Bit probabilities, float (N, B), in [0, 1].
+        q: Bit probabilities, same shape.
+
+    Returns:
+        Scalar, nats per image: the sum over bits, averaged over N. float32, or float64 for float64 probabilities.
+
+    Raises:
+        ValueError: the shapes are not two equal (N, B) with N and B above 0.
+    """
+    _check_pair(p, q, "probabilities")
+    p_NB, q_NB = _at_least_float32(p), _at_least_float32(q)
+    ones_NB = p_NB * (torch.log(p_NB + _EPSILON) - torch.log(q_NB + _EPSILON))
+    zeros_NB = (1 - p_NB) * (torch.log(1 - p_NB + _EPSILON) - torch.log(1 - q_NB + _EPSILON))
+    return (ones_NB + zeros_NB).sum(dim=1).mean()
+
+
+def cibhash_loss(
+    p_a: Tensor,
+    p_b: Tensor,
+    *,
+    temperature: float = 0.3,
+    beta: float = 0.001,
+    prefixes: Sequence[int] = (),
+    code_sampling: Literal["threshold", "bernoulli"] = "threshold",
+    kl_stopgrad: bool = True,
+    gather: bool = False,
+    generator: torch.Generator | None = None,
+) -> LossTerms:
+    """The CIBHash loss of a batch: `total = contrastive + beta * kl`.
+
+    The contrastive term is `nt_xent` of the codes; the bottleneck is `bernoulli_kl` of each view from the other,
+    averaged over both directions. With prefixes each term is its mean over the first K bits, for every K of them.
+
+    Source: arXiv 2105.06138; the defaults are those of the released code.
+
+    Args:
+        p_a: Bit probabilities of the first view, float (N, B), in [0, 1].
+        p_b: Bit probabilities of the second view, same shape.
+        temperature: Of the contrastive term, above 0.
+        beta: Weight of the bottleneck, at least 0.
+        prefixes: Lengths in bits that shall each work as a code of their own; none means B alone.
+        code_sampling: `threshold` sets a bit where p > 0.5, `bernoulli` draws it with probability p.
+        kl_stopgrad: Whether the bottleneck gives no gradient to its second argument.
+        gather: Whether the contrastive term takes its negatives from all ranks; see `nt_xent`. The bottleneck is a
+            mean over this rank's images, which DDP's average over ranks completes.
+        generator: Source of the draws of `bernoulli`, on the device of the probabilities; unused otherwise.
+
+    Returns:
+        The three scalars, with gradient.
+
+    Raises:
+        ValueError: a shape, the temperature, beta, a prefix or `code_sampling` is not as above, or `bernoulli` has
+            no generator.
+    """
+    _check_pair(p_a, p_b, "probabilities")
+    _check_temperature(temperature)
+    if not beta >= 0:
+        raise ValueError(f"beta is {beta}, expected at least 0")
+    num_images, bits = p_a.shape
+    lengths = tuple(prefixes) or (bits,)
+    for length in lengths:
+        if not 0 < length <= bits:
+            raise ValueError(f"prefix of {length} bits, expected between 1 and the code length {bits}")
+
+    codes_a, codes_b = (_sample_codes(p_NB, code_sampling, generator) for p_NB in (p_a, p_b))
+    codes_GVB = _global_codes(codes_a, codes_b, gather)
+    prior_a, prior_b = (p_a.detach(), p_b.detach()) if kl_stopgrad else (p_a, p_b)
+    contrastive, kl = [], []
+    for length in lengths:
+        contrastive.append(_nt_xent_of_global(codes_GVB[:, :, :length], num_images, temperature, gather))
+        kl_ab = bernoulli_kl(p_a[:, :length], prior_b[:, :length])
+        kl_ba = bernoulli_kl(p_b[:, :length], prior_a[:, :length])
+        kl.append((kl_ab + kl_ba) / 2)
+    mean_contrastive, mean_kl = torch.stack(contrastive).mean(), torch.stack(kl).mean()
+    return LossTerms(mean_contrastive + beta * mean_kl, mean_contrastive, mean_kl)
+
+
+def _sample_codes(p_NB: Tensor, code_sampling: str, generator: torch.Generator | None) -> Tensor:
+    if code_sampling == "threshold":
+        return sign_straight_through(p_NB)
+    if code_sampling != "bernoulli":
+        raise ValueError(f"code_sampling is {code_sampling!r}, expected 'threshold' or 'bernoulli'")
+    if generator is None:
+        raise ValueError("code_sampling 'bernoulli' needs a generator, got None")
+    return bernoulli_straight_through(p_NB, generator)
+
+
+def _global_codes(codes_a: Tensor, codes_b: Tensor, gather: bool) -> Tensor:
+    """Both views of every image, (G, 2, B), in one collective: two could run backward in another order per rank."""
+    codes_NVB = _at_least_float32(torch.stack((codes_a, codes_b), dim=1))
+    return all_gather_with_gradient(codes_NVB) if gather else codes_NVB
+
+
+def _nt_xent_of_global(codes_GVB: Tensor, num_images: int, temperature: float, gather: bool) -> Tensor:
+    num_global = codes_GVB.shape[0]
+    images = torch.arange(num_images, device=codes_GVB.device) + (rank() * num_images if gather else 0)
+    own = torch.cat((images, images + num_global))
+    positive = torch.cat((images + num_global, images))
+    # Autocast would compute the logits in half precision, whatever the dtype of the codes.
+    with torch.autocast(codes_GVB.device.type, enabled=False):
+        all_codes = normalize(codes_GVB.transpose(0, 1).flatten(0, 1), dim=1)
+        logits = all_codes[own] @ all_codes.T / temperature
+        logits[torch.arange(2 * num_images, device=logits.device), own] = -torch.inf
+        return cross_entropy(logits, positive)
+
+
+def _at_least_float32(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def _check_pair(a: Tensor, b: Tensor, name: str) -> None:
+    if a.shape != b.shape or a.ndim != 2 or a.numel() == 0:
+        raise ValueError(f"{name} have shapes {tuple(a.shape)} and {tuple(b.shape)}, expected two equal (N, B)")
+
+
+def _check_temperature(temperature: float) -> None:
+    if not temperature > 0:
+        raise ValueError(f"temperature is {temperature}, expected above 0")
