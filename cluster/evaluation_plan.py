@@ -1,0 +1,110 @@
+"""Opens the tables of an evaluation and settles, before any work, what will be compared.
+
+Knows nothing of Ray. Whatever cannot work is refused here: tables of different encoders, lengths that are not stored,
+baselines without features.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from cibhash.errors import ConfigError, DataError
+from cluster import storage
+from cluster.code_tables import open_codes
+from cluster.config import EvaluateConfig
+from cluster.manifests import CodeManifest, CodePart, same_encoder
+
+Role = Literal["queries", "database", "baseline_fit"]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A code table that takes part."""
+
+    uri: str
+    manifest: CodeManifest
+
+    @property
+    def parts(self) -> tuple[CodePart, ...]:
+        """The parts that have rows."""
+        return tuple(part for part in self.manifest.parts if part.rows)
+
+    @property
+    def rows(self) -> int:
+        """Rows over all parts."""
+        return self.manifest.rows_out
+
+
+@dataclass(frozen=True)
+class EvaluationPlan:
+    """What is compared with what."""
+
+    queries: Table
+    database: Table
+    fit: Table | None
+    """Where the baselines are fitted."""
+    lengths: tuple[int, ...]
+    k: int
+    k_asked: int
+    seed: int
+    with_cosine: bool
+    """Both tables have features, so the float upper bound can be computed."""
+    notes: tuple[str, ...]
+
+    @property
+    def tables(self) -> dict[Role, Table]:
+        """The tables by what they are for."""
+        optional: dict[Role, Table] = {} if self.fit is None else {"baseline_fit": self.fit}
+        return {"queries": self.queries, "database": self.database, **optional}
+
+
+def plan_evaluation(config: EvaluateConfig) -> EvaluationPlan:
+    """Opens the manifests and checks that they belong together.
+
+    Raises:
+        NotFound: a table is missing or not complete.
+        ManifestMismatch: two tables come from different encoders; names both digests.
+        ConfigError: a length is longer than the stored codes, or a table lacks features for the baselines.
+        DataError: queries or database have no rows.
+    """
+    queries, database = _open(config.queries), _open(config.database)
+    fit = _open(config.baseline_fit) if config.baseline_fit else None
+    tables = [table for table in (queries, database, fit) if table is not None]
+    same_encoder(*((table.uri, table.manifest.encoder_digest) for table in tables))
+    for table in tables:
+        if not table.rows:
+            raise DataError(f"{table.uri}: the code table has no rows")
+        if fit is not None and not table.manifest.features:
+            raise ConfigError(f"{table.uri}: has no features, which --baseline-fit needs: encode it with --features")
+    lengths = config.bits or database.manifest.prefixes
+    if max(lengths) > database.manifest.bits:
+        raise ConfigError(f"{max(lengths)} bits: the codes of {database.uri} have {database.manifest.bits}")
+    return EvaluationPlan(
+        queries=queries,
+        database=database,
+        fit=fit,
+        lengths=lengths,
+        k=min(config.k, database.rows),
+        k_asked=config.k,
+        seed=config.seed,
+        with_cosine=bool(queries.manifest.features and database.manifest.features),
+        notes=tuple(_notes(config, queries, database, lengths)),
+    )
+
+
+def _open(uri: str) -> Table:
+    return Table(storage.absolute(uri), open_codes(uri))
+
+
+def _notes(config: EvaluateConfig, queries: Table, database: Table, lengths: tuple[int, ...]) -> list[str]:
+    notes = []
+    if config.k > database.rows:
+        notes.append(f"k = {config.k} is more than the database holds: all metrics are at k = {database.rows}.")
+    if queries.manifest.digest == database.manifest.digest:
+        notes.append("Queries and database are the same table: every query finds itself first.")
+    untrained = [str(bits) for bits in lengths if bits not in database.manifest.prefixes]
+    if untrained:
+        notes.append(f"The encoder was not trained for prefixes of {', '.join(untrained)} bits.")
+    for role, table in (("queries", queries), ("database", database)):
+        if table.manifest.quarantined:
+            notes.append(f"{table.manifest.quarantined} images of the {role} were quarantined and take no part.")
+    return notes
