@@ -129,12 +129,17 @@ class TrainConfig(JobConfig):
     max_failures: NonNegativeInt = 2
     """Worker failures that are answered with a restart from the last checkpoint."""
 
+    @property
+    def streams(self) -> int:
+        """Parts that every epoch's order is dealt to: at least one per worker."""
+        return max(self.num_streams, self.num_workers)
+
     @model_validator(mode="after")
     def _check(self) -> "TrainConfig":
         _check_lengths(self.bits)
         if not self.bits:
             raise ValueError("bits: at least one code length is needed")
-        streams = max(self.num_streams, self.num_workers)
+        streams = self.streams
         if streams % self.num_workers:
             raise ValueError(f"num_streams {streams} is not a multiple of num_workers {self.num_workers}")
         if self.batch_size % streams:

@@ -21,7 +21,7 @@ from cluster.datasets import open_dataset
 from cluster.encoders import EncoderInfo, encoder_info
 from cluster.manifests import CodeManifest, DatasetManifest, QuarantineTable, create_manifest, read_verified
 from cluster.runtime import ray_session
-from cluster.shard_encoder import EncodingPlan, PartRecord, ShardEncoder, read_record
+from cluster.shard_encoder import EncodingPlan, PartRecord, ShardEncoder, raise_failure, read_record
 from cluster.telemetry import log, progress
 
 ALWAYS_ALLOWED = 10
@@ -120,6 +120,7 @@ def _encode_shards(
         if reused:
             log("encode: continuing", shards_done=reused, shards=len(dataset.shards))
         for row in pipeline.iter_rows():
+            raise_failure(row["failure"])
             record = PartRecord.model_validate_json(row["record"])
             records[numbers[record.part.shard]] = record
             refused += record.part.quarantined

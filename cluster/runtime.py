@@ -4,10 +4,12 @@ Knows nothing of the jobs. A private local Ray gets its own folder and token and
 joined only when an address is configured or `ray job submit` has set one for its driver.
 """
 
+import logging
 import os
 import platform
 import secrets
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,6 +28,8 @@ OBJECT_STORE_BYTES = 512 * 2**20
 def ray_session(config: RayConfig) -> Iterator[None]:
     """Ray for the duration of the block; a session that is already there is used as it is.
 
+    Ray's own chatter is silenced: progress is ours to show, and errors arrive as exceptions.
+
     Raises:
         ConfigError: the configured cluster does not answer.
     """
@@ -34,6 +38,8 @@ def ray_session(config: RayConfig) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
+    for name in ("ray.data", "ray.train", "ray.serve"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     address = config.address or os.environ.get(SUBMITTED_ADDRESS, "")
     if address:
         try:
@@ -47,16 +53,17 @@ def ray_session(config: RayConfig) -> Iterator[None]:
         return
     folder = tempfile.mkdtemp(prefix="cibhash-ray-", dir="/tmp")  # socket paths must stay short
     try:
-        with _own_token():
-            ray.init(
-                address="local",
-                num_cpus=config.num_cpus or max(MIN_LOGICAL_CPUS, os.cpu_count() or 1),
-                object_store_memory=OBJECT_STORE_BYTES,
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level="ERROR",
-                _temp_dir=folder,
-            )
+        with _own_settings():
+            with _muted_stderr():
+                ray.init(
+                    address="local",
+                    num_cpus=config.num_cpus or max(MIN_LOGICAL_CPUS, os.cpu_count() or 1),
+                    object_store_memory=OBJECT_STORE_BYTES,
+                    include_dashboard=False,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                    _temp_dir=folder,
+                )
             yield
     finally:
         ray.shutdown()
@@ -64,16 +71,16 @@ def ray_session(config: RayConfig) -> Iterator[None]:
 
 
 @contextmanager
-def _own_token() -> Iterator[None]:
-    """Token authentication with a token of this process, whatever the environment and home folder hold.
+def _own_settings() -> Iterator[None]:
+    """Token authentication with a token of this process, whatever the environment and home folder hold; quiet logs.
 
     Ray reads both settings when it is imported, which has happened by now: they are read again here.
     """
-    from ray._raylet import AuthenticationTokenLoader, Config
+    from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
 
-    names = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN")
-    before = {name: os.environ.get(name) for name in names}
-    os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
+    own = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), "RAY_BACKEND_LOG_LEVEL": "fatal"}
+    before = {name: os.environ.get(name) for name in own}
+    os.environ.update(own)
     Config.initialize("")
     AuthenticationTokenLoader.instance().reset_cache()
     try:
@@ -86,6 +93,20 @@ def _own_token() -> Iterator[None]:
                 os.environ[name] = value
         Config.initialize("")
         AuthenticationTokenLoader.instance().reset_cache()
+
+
+@contextmanager
+def _muted_stderr() -> Iterator[None]:
+    """Drops what native code writes while Ray starts: it announces its own log level; failures are exceptions."""
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def root_cause(error: BaseException) -> BaseException:

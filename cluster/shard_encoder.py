@@ -4,6 +4,7 @@ Knows nothing of the other shards. What is committed for a shard is its part, it
 of both; running twice writes the same bytes to the same names.
 """
 
+import functools
 import itertools
 import json
 from collections.abc import Iterator, Sequence
@@ -16,8 +17,9 @@ import pyarrow as pa
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from cibhash import errors
 from cibhash.encoder import Encoded, HashEncoder, encode
-from cibhash.errors import BadImage, NotFound
+from cibhash.errors import BadImage, CIBHashError, ManifestMismatch, NotFound
 from cibhash.images import decode_image
 from cibhash.types import Sample, TarShard
 from cibhash.views import Pixels, eval_view
@@ -47,6 +49,8 @@ class PartRecord(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     encoder_digest: str
+    first_id: int
+    """Of the shard when it was encoded: ids shift when a dataset is packed anew."""
     features: int
     part: CodePart
     quarantine: QuarantineTable
@@ -68,7 +72,7 @@ def read_record(plan: EncodingPlan, number: int, shard: TarShard) -> PartRecord 
         return None
     if bool(record.features) != plan.features or record.part.shard != shard.uri:
         return None
-    if record.part.rows and record.part.min_id < shard.first_id:
+    if record.first_id != shard.first_id or record.part.rows_in != shard.count:
         return None
     for listed in (record.part, record.quarantine):
         try:
@@ -86,18 +90,38 @@ class ShardEncoder:
     def __init__(self, plan: EncodingPlan) -> None:
         torch.set_num_threads(plan.num_threads)
         self.plan = plan
-        self.encoder: HashEncoder = open_encoder(plan.encoder_uri)
-        if plan.use_gpu:
-            self.encoder.cuda()
         self.decoders = ThreadPoolExecutor(plan.num_threads)
 
+    @functools.cached_property
+    def encoder(self) -> HashEncoder:
+        """The plan's encoder; not loaded by the constructor, for what fails there reaches the driver as text only.
+
+        Raises:
+            ManifestMismatch: the encoder is not, or no longer, the plan's.
+        """
+        encoder = open_encoder(self.plan.encoder_uri)
+        if encoder.digest != self.plan.encoder_digest:
+            raise ManifestMismatch(
+                f"{self.plan.encoder_uri}: encoder {encoder.digest[:16]}..., it was {self.plan.encoder_digest[:16]}..."
+            )
+        return encoder.cuda() if self.plan.use_gpu else encoder
+
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Encodes the shards named in a batch of rows `number`, `shard` (JSON); gives their records (JSON)."""
-        records = [
-            self.encode_shard(int(number), TarShard(**json.loads(shard))).model_dump_json()
-            for number, shard in zip(batch["number"], batch["shard"], strict=True)
-        ]
-        return {"record": np.array(records, dtype=object)}
+        """Encodes the shards named in a batch of rows `number`, `shard` (JSON).
+
+        Returns:
+            Columns `record` (JSON) and `failure`, one of them empty: `error_class message` of an error of this
+            project. Ray Data would wrap a raised one and lose its class.
+        """
+        records, failures = [], []
+        for number, shard in zip(batch["number"], batch["shard"], strict=True):
+            try:
+                record, failure = self.encode_shard(int(number), TarShard(**json.loads(shard))).model_dump_json(), ""
+            except CIBHashError as error:
+                record, failure = "", f"{_public_class(error).__name__} {error}"
+            records.append(record)
+            failures.append(failure)
+        return {"record": np.array(records, dtype=object), "failure": np.array(failures, dtype=object)}
 
     def encode_shard(self, number: int, shard: TarShard) -> PartRecord:
         """Encodes one shard and commits its part, its quarantine part and their record."""
@@ -114,6 +138,7 @@ class ShardEncoder:
         ids = [sample.id for sample in samples] or [shard.first_id]
         record = PartRecord(
             encoder_digest=self.plan.encoder_digest,
+            first_id=shard.first_id,
             features=self.encoder.num_features if self.plan.features else 0,
             part=CodePart(
                 **part.model_dump(),
@@ -176,6 +201,18 @@ class ShardEncoder:
         if width:
             columns.append(feature_array(np.concatenate([encoded.features for _, encoded in done])))
         return pa.table(columns, schema=schema)
+
+
+def raise_failure(failure: str) -> None:
+    """Raises the error that a row's column `failure` tells of; does nothing if it is empty."""
+    if failure:
+        name, _, message = failure.partition(" ")
+        raise getattr(errors, name)(message)
+
+
+def _public_class(error: CIBHashError) -> type[CIBHashError]:
+    """The class of the error as `cibhash.errors` has it."""
+    return next(cls for cls in type(error).__mro__ if cls.__module__ == errors.__name__)
 
 
 def _decode(sample: Sample, size: int) -> Pixels | str:

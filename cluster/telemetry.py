@@ -23,6 +23,12 @@ def log(event: str, **fields: object) -> None:
     sys.stderr.flush()
 
 
+def show(text: str) -> None:
+    """Writes text for a person as it is, a table for instance."""
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()
+
+
 @dataclass
 class ProgressLine:
     """Counts finished work; every change may show."""

@@ -45,16 +45,16 @@ def cache_views(config: TrainConfig, dataset: DatasetManifest) -> str:
     if not todo:
         log("views: all cached", folder=folder)
         return folder
-    raw, waiting = config.model_dump(mode="json"), list(reversed(todo))
+    absolute = config.model_copy(update={"dataset": storage.absolute(config.dataset)})
+    raw, waiting = absolute.model_dump(mode="json"), list(reversed(todo))
     pending: list[Any] = []
-    task = _cache_view.options(num_gpus=1 if config.use_gpu else 0)
+    gpus = 1 if config.use_gpu else 0
     with progress("cache views", sum(dataset.shards[number].count for number, _ in todo), "views") as line:
         while waiting or pending:
             while waiting and len(pending) < config.num_workers:
                 number, view = waiting.pop()
-                shard = dataclasses.asdict(dataset.shards[number])
-                named = task.options(name=f"cache-views-{number}-{view}")
-                pending.append(named.remote(raw, shard, view, _file(folder, number, view)))
+                task = _cache_view.options(name=f"cache-views-{number}-{view}", num_gpus=gpus)
+                pending.append(task.remote(raw, dataset.shards[number], view, _file(folder, number, view)))
             done, pending = ray.wait(pending)
             line.advance(sum(ray.get(done)))
     return folder
@@ -76,8 +76,8 @@ def load_views(folder: str, num_shards: int, num_views: int) -> npt.NDArray[np.f
 
 
 @ray.remote(num_cpus=1)
-def _cache_view(raw_config: dict[str, Any], raw_shard: dict[str, Any], view: int, uri: str) -> int:
-    config, shard = TrainConfig.model_validate(raw_config), TarShard(**raw_shard)
+def _cache_view(raw_config: dict[str, Any], shard: TarShard, view: int, uri: str) -> int:
+    config = TrainConfig.model_validate(raw_config)
     torch.set_num_threads(config.threads_per_worker)
     with local_weights(config.backbone.weights) as weights:
         encoder = new_encoder(EncoderSpec(config.backbone, (8,)), seed=config.seed, weights=weights).eval()
