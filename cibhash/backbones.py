@@ -4,47 +4,13 @@ Knows nothing of heads and codes. A backbone is a timm model without its classif
 `convnet-small`, a convnet of our own for small gray images that is trained from scratch.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
-import timm
 import torch
 from torch import Tensor, nn
 
 from cibhash.errors import ConfigError
-
-Option = str | int | float | bool
-CONVNET_SMALL = "convnet-small"
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-
-
-@dataclass(frozen=True)
-class BackboneSpec:
-    """What rebuilds a backbone; the default is the paper's: VGG-16 up to fc7, ImageNet weights, frozen."""
-
-    name: str = "vgg16.tv_in1k"
-    """A timm model name, or convnet-small."""
-    weights: str = "hub"
-    """`hub`: timm's pretrained weights; `none`: random; else a safetensors file in timm's layout (path or s3://)."""
-    image_size: int = 224
-    """Side of the square input in pixels."""
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    """Per channel, of values scaled to [0, 1]."""
-    std: tuple[float, float, float] = IMAGENET_STD
-    """Per channel, of values scaled to [0, 1]."""
-    options: Mapping[str, Option] = field(default_factory=dict)
-    """Further arguments of timm.create_model, as pad_type: same."""
-    trainable: bool = False
-    """Train the backbone too; frozen it stays in evaluation mode."""
-
-    def __post_init__(self) -> None:
-        """Checks ranges."""
-        if not 8 <= self.image_size <= 1024:
-            raise ValueError(f"image_size {self.image_size}: expected 8 to 1024 pixels")
-        if min(self.std) <= 0:
-            raise ValueError(f"std {self.std}: expected positive values")
+from cibhash.specs import CONVNET_SMALL, BackboneSpec
 
 
 def build_backbone(spec: BackboneSpec, *, weights: str) -> nn.Module:
@@ -61,6 +27,8 @@ def build_backbone(spec: BackboneSpec, *, weights: str) -> nn.Module:
         if weights == "hub":
             raise ConfigError(f"{CONVNET_SMALL} has no pretrained weights: set backbone.weights to none")
         return ConvNetSmall()
+    import timm  # seconds to import, and not every process builds one of its models
+
     arguments: dict[str, Any] = dict(spec.options)
     if weights not in ("hub", "none"):
         arguments["pretrained_cfg_overlay"] = {"file": weights}

@@ -18,9 +18,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from cibhash.backbones import BackboneSpec, build_backbone, feature_dim
+from cibhash.backbones import build_backbone, feature_dim
 from cibhash.binary import pack_bits
 from cibhash.errors import DataError, ManifestMismatch, NotFound
+from cibhash.specs import BackboneSpec
 from cibhash.types import Codes
 
 ENCODER_FILE = "encoder.json"

@@ -5,61 +5,16 @@ draw comes from a generator keyed by (seed, epoch, sample id, view), so views do
 """
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 from torchvision.transforms.v2 import functional
 
+from cibhash.specs import ViewSpec
+
 Pixels = npt.NDArray[np.uint8]
 _CROP_ATTEMPTS = 10
-
-
-@dataclass(frozen=True)
-class ViewSpec:
-    """Strength of the augmentation; the defaults are the paper's (released code, order as listed here)."""
-
-    rotation: float = 0.0
-    """Largest rotation in degrees; not part of the paper, meant for handwriting and the like."""
-    crop_scale: tuple[float, float] = (0.5, 1.0)
-    """Share of the area that a random crop keeps."""
-    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
-    """Aspect ratio of the crop."""
-    flip: float = 0.5
-    """Probability of a horizontal flip."""
-    jitter: float = 0.7
-    """Probability of color jitter."""
-    brightness: float = 0.4
-    """Jitter factor is uniform in 1 +- this."""
-    contrast: float = 0.4
-    """Jitter factor is uniform in 1 +- this."""
-    saturation: float = 0.4
-    """Jitter factor is uniform in 1 +- this."""
-    hue: float = 0.1
-    """Jitter shift is uniform in +- this, as a share of the color circle."""
-    grayscale: float = 0.2
-    """Probability of losing color."""
-    blur: float = 0.5
-    """Probability of a 3 x 3 Gaussian blur."""
-    blur_sigma: tuple[float, float] = (0.1, 2.0)
-    """Range of the blur's sigma in pixels."""
-
-    def __post_init__(self) -> None:
-        """Checks ranges."""
-        for name in ("flip", "jitter", "grayscale", "blur", "brightness", "contrast", "saturation"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} {getattr(self, name)}: expected 0 to 1")
-        if not 0 <= self.hue <= 0.5:
-            raise ValueError(f"hue {self.hue}: expected 0 to 0.5")
-        if not 0 < self.crop_scale[0] <= self.crop_scale[1] <= 1:
-            raise ValueError(f"crop_scale {self.crop_scale}: expected 0 < low <= high <= 1")
-        for name in ("crop_ratio", "blur_sigma"):
-            low, high = getattr(self, name)
-            if not 0 < low <= high:
-                raise ValueError(f"{name} {(low, high)}: expected 0 < low <= high")
-        if not 0 <= self.rotation <= 180:
-            raise ValueError(f"rotation {self.rotation}: expected 0 to 180 degrees")
 
 
 def view_generator(seed: int, epoch: int, sample_id: int, view: int) -> np.random.Generator:

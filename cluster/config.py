@@ -17,8 +17,7 @@ from pydantic import (
     model_validator,
 )
 
-from cibhash.backbones import BackboneSpec
-from cibhash.views import ViewSpec
+from cibhash.specs import BackboneSpec, ViewSpec
 
 
 def _split_lengths(value: object) -> object:

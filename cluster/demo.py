@@ -9,8 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from cibhash.backbones import CONVNET_SMALL, BackboneSpec
-from cibhash.views import ViewSpec
+from cibhash.specs import CONVNET_SMALL, BackboneSpec, ViewSpec
 from cluster import storage
 from cluster.config import (
     DemoConfig,

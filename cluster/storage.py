@@ -164,7 +164,9 @@ def put_file(path: Path, uri: str) -> None:
     else:
         with _temporary(uri) as temporary:
             shutil.copyfile(path, temporary)
+            _sync(temporary)
             os.replace(temporary, uri)
+            _sync(os.path.dirname(os.path.abspath(uri)))
 
 
 def get_file(uri: str, path: Path) -> None:
@@ -195,8 +197,7 @@ def _write_local(uri: str, data: bytes, *, create_only: bool) -> None:
     with _temporary(uri) as temporary:
         with open(temporary, "wb") as file:
             file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+        _sync(temporary)
         try:
             if create_only:
                 os.link(temporary, uri)
@@ -204,11 +205,16 @@ def _write_local(uri: str, data: bytes, *, create_only: bool) -> None:
                 os.replace(temporary, uri)
         except FileExistsError:
             raise AlreadyExists(f"{uri}: exists already") from None
-        folder = os.open(os.path.dirname(os.path.abspath(uri)), os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        _sync(os.path.dirname(os.path.abspath(uri)))
+
+
+def _sync(path: str) -> None:
+    """Has the content of a file, or the entries of a folder, reach the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 @contextlib.contextmanager

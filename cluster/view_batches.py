@@ -18,8 +18,9 @@ from torch import Tensor
 from cibhash.errors import BadImage, DataError
 from cibhash.images import decode_image
 from cibhash.sampling import cached_order, epoch_spans, shuffled, steps_per_epoch, view_pairs
+from cibhash.specs import ViewSpec
 from cibhash.types import Sample, TarShard
-from cibhash.views import Pixels, ViewSpec, random_view, view_generator
+from cibhash.views import Pixels, random_view, view_generator
 from cluster.datasets import shard_samples
 
 _BATCHES_AHEAD = 2

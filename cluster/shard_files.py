@@ -1,0 +1,157 @@
+"""The two files of an index shard, written and read: codes with ids as safetensors, the rows as Arrow IPC.
+
+Knows nothing of search. Nothing parses a file before its size and SHA-256 were found to be those of the manifest. File
+names carry the content's digest, so a file is never replaced by a different one.
+"""
+
+import contextlib
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from cibhash.errors import DataError, ManifestMismatch, NotFound
+from cibhash.types import Codes, Ids
+from cluster import storage
+from cluster.code_tables import codes_of, ids_of
+from cluster.manifests import IndexShardEntry, ListedFile, check_digest
+
+ROW_SCHEMA = pa.schema(
+    [
+        pa.field("id", pa.int64(), nullable=False),
+        pa.field("key", pa.string(), nullable=False),
+        pa.field("labels", pa.list_(pa.int32()), nullable=False),
+        pa.field("shard", pa.string(), nullable=False),
+        pa.field("offset", pa.int64(), nullable=False),
+        pa.field("size", pa.int32(), nullable=False),
+    ]
+)
+_ROWS_PER_BATCH = 2**16
+
+
+def write_shard_files(base_uri: str, number: int, table: pa.Table, bits: int) -> IndexShardEntry:
+    """Writes the two files of an index shard below `base_uri`; equal tables give equal files and names.
+
+    Args:
+        base_uri: Directory of the index version.
+        number: Of the shard; part of the file names, beside the digest of the content.
+        table: Rows of a code table by ascending id, with absolute URIs in the column `shard`.
+        bits: Code length.
+
+    Returns:
+        The manifest's entry; an empty shard has `min_id` 0 and `max_id` -1.
+
+    Raises:
+        ValueError: the ids do not ascend or one is negative.
+    """
+    ids, codes = ids_of(table), codes_of(table, bits)
+    if not _ascending(ids):
+        raise ValueError(f"ids of index shard {number} are not ascending, unique and at least 0")
+    with tempfile.TemporaryDirectory(prefix="cibhash-index-") as folder:
+        codes_path, rows_path = Path(folder, "codes.safetensors"), Path(folder, "rows.arrow")
+        save_file({"codes": np.ascontiguousarray(codes), "ids": np.ascontiguousarray(ids)}, codes_path)
+        rows = table.select(ROW_SCHEMA.names).cast(ROW_SCHEMA)
+        with pa.OSFile(str(rows_path), "wb") as sink, pa.ipc.new_file(sink, ROW_SCHEMA) as writer:
+            for start in range(0, len(ids), _ROWS_PER_BATCH):
+                writer.write_table(rows.slice(start, _ROWS_PER_BATCH).combine_chunks(), _ROWS_PER_BATCH)
+        return IndexShardEntry(
+            codes=_put_named(base_uri, number, codes_path),
+            rows=_put_named(base_uri, number, rows_path),
+            count=len(ids),
+            min_id=int(ids[0]) if len(ids) else 0,
+            max_id=int(ids[-1]) if len(ids) else -1,
+        )
+
+
+def read_shard_files(base_uri: str, entry: IndexShardEntry, bits: int) -> tuple[Codes, Ids, list[pa.RecordBatch]]:
+    """Reads a shard after both files were verified; those of a remote shard pass through a temporary folder.
+
+    Args:
+        base_uri: Directory of the index version.
+        entry: What the version's manifest says of the shard.
+        bits: Code length of the index.
+
+    Returns:
+        Packed codes uint8 (N, B/8); ids int64 (N,), ascending and unique; memory-mapped batches of `ROW_SCHEMA`, in the
+        order of the ids.
+
+    Raises:
+        ManifestMismatch: a file differs from its digest, or its content from what the manifest says.
+        DataError: a file cannot be read although its digest is right.
+    """
+    with _verified_file(base_uri, entry.codes) as path:
+        codes, ids = _read_codes(path, storage.join(base_uri, entry.codes.path), entry, bits)
+    with _verified_file(base_uri, entry.rows) as path:
+        return codes, ids, _read_rows(path, storage.join(base_uri, entry.rows.path), ids)
+
+
+def _put_named(base_uri: str, number: int, path: Path) -> ListedFile:
+    sha256, size = storage.sha256_of(str(path))
+    name = f"data/shard-{number:05d}-{sha256[:16]}{path.suffix}"
+    storage.put_file(path, storage.join(base_uri, name))
+    return ListedFile(path=name, bytes=size, sha256=sha256)
+
+
+@contextlib.contextmanager
+def _verified_file(base_uri: str, listed: ListedFile) -> Iterator[Path]:
+    """A local path with the content of a listed file; nothing has parsed it yet."""
+    location = storage.join(base_uri, listed.path)
+    with contextlib.ExitStack() as stack:
+        path = Path(location)
+        if storage.is_s3(location):
+            path = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cibhash-index-")), path.name)
+            storage.get_file(location, path)
+        try:
+            sha256, size = storage.sha256_of(str(path))
+        except NotFound:
+            raise NotFound(f"{location}: no such file, but the index manifest lists it") from None
+        check_digest(location, listed.bytes, listed.sha256, size, sha256)
+        yield path
+
+
+def _read_codes(path: Path, location: str, entry: IndexShardEntry, bits: int) -> tuple[Codes, Ids]:
+    try:
+        with safe_open(path, framework="numpy") as tensors:
+            codes, ids = tensors.get_tensor("codes"), tensors.get_tensor("ids")
+    except (SafetensorError, OSError, ValueError) as error:
+        raise DataError(f"{location}: not a readable index shard: {error}") from None
+    if codes.dtype != np.uint8 or codes.ndim != 2 or ids.dtype != np.int64 or ids.ndim != 1:
+        raise DataError(
+            f"{location}: codes {codes.dtype} {codes.shape}, ids {ids.dtype} {ids.shape}: not an index shard"
+        )
+    if 8 * codes.shape[1] != bits:
+        raise ManifestMismatch(f"{location}: codes of {8 * codes.shape[1]} bits, its manifest says {bits}")
+    if not len(codes) == len(ids) == entry.count:
+        raise ManifestMismatch(f"{location}: {len(codes)} codes and {len(ids)} ids, its manifest says {entry.count}")
+    if not _ascending(ids):
+        raise DataError(f"{location}: ids are not ascending, unique and at least 0")
+    if len(ids) and (ids[0], ids[-1]) != (entry.min_id, entry.max_id):
+        raise ManifestMismatch(
+            f"{location}: ids {ids[0]} to {ids[-1]}, its manifest says {entry.min_id} to {entry.max_id}"
+        )
+    return codes, ids
+
+
+def _read_rows(path: Path, location: str, ids: Ids) -> list[pa.RecordBatch]:
+    """The batches of a verified rows file, memory-mapped: the map outlives the path."""
+    try:
+        reader = pa.ipc.open_file(pa.memory_map(str(path)))
+        batches = [reader.get_batch(number) for number in range(reader.num_record_batches)]
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{location}: not a readable Arrow file: {error}") from None
+    if not reader.schema.equals(ROW_SCHEMA):
+        raise DataError(f"{location}: columns {', '.join(reader.schema.names)}, expected {', '.join(ROW_SCHEMA.names)}")
+    found = sum(batch.num_rows for batch in batches)
+    if found != len(ids):
+        raise ManifestMismatch(f"{location}: {found} rows, its codes file has {len(ids)}")
+    if batches and not np.array_equal(np.concatenate([batch["id"].to_numpy() for batch in batches]), ids):
+        raise ManifestMismatch(f"{location}: ids differ from those of its codes file")
+    return batches
+
+
+def _ascending(ids: Ids) -> bool:
+    return bool(np.all(ids[1:] > ids[:-1])) and (not len(ids) or int(ids[0]) >= 0)
