@@ -7,6 +7,7 @@ Knows nothing of heads and codes. A backbone is a timm model without its classif
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from cibhash.errors import ConfigError
@@ -24,7 +25,7 @@ def build_backbone(spec: BackboneSpec, *, weights: str) -> nn.Module:
         ConfigError: unknown name, or weights that cannot be had or do not fit.
     """
     if spec.name == CONVNET_SMALL:
-        if weights == "hub":
+        if weights != "none":
             raise ConfigError(f"{CONVNET_SMALL} has no pretrained weights: set backbone.weights to none")
         return ConvNetSmall()
     import timm  # seconds to import, and not every process builds one of its models
@@ -34,10 +35,25 @@ def build_backbone(spec: BackboneSpec, *, weights: str) -> nn.Module:
         arguments["pretrained_cfg_overlay"] = {"file": weights}
     try:
         model: nn.Module = timm.create_model(spec.name, pretrained=weights != "none", num_classes=0, **arguments)
-    except (RuntimeError, ValueError, TypeError, OSError, ImportError) as error:
+        missing = [] if weights in ("hub", "none") else _missing_weights(model, weights)
+    except (RuntimeError, ValueError, TypeError, OSError, ImportError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ConfigError(f"backbone {spec.name!r} with weights {weights!r}: {reason}") from error
+    if missing:
+        raise ConfigError(
+            f"backbone {spec.name!r} with weights {weights!r}: {len(missing)} of its {len(model.state_dict())} tensors "
+            f"are not in the file, first {missing[0]!r}"
+        )
     return model
+
+
+def _missing_weights(model: nn.Module, weights: str) -> list[str]:
+    """Tensors of the model that the file lacks: timm leaves them at their random values without a word."""
+    if not weights.endswith(".safetensors"):
+        raise ValueError("expected a .safetensors file")
+    with safe_open(weights, framework="pt") as file:
+        found = set(file.keys())
+    return [name for name in model.state_dict() if name not in found and not name.endswith("num_batches_tracked")]
 
 
 def feature_dim(backbone: nn.Module, image_size: int) -> int:
@@ -48,8 +64,11 @@ def feature_dim(backbone: nn.Module, image_size: int) -> int:
     """
     training = backbone.training
     backbone.eval()
-    with torch.inference_mode():
-        features: Tensor = backbone(torch.zeros(1, 3, image_size, image_size))
+    try:
+        with torch.inference_mode():
+            features: Tensor = backbone(torch.zeros(1, 3, image_size, image_size))
+    except (RuntimeError, ValueError, AssertionError) as error:
+        raise ConfigError(f"image_size {image_size}: {' '.join(str(error).split())[:200]}") from error
     backbone.train(training)
     if features.ndim != 2:
         raise ConfigError(f"the backbone gives features of shape {tuple(features.shape)}, expected (N, D)")

@@ -1,20 +1,18 @@
-"""Turns probabilities into codes of +1 and -1 with a gradient, and bits into packed codes and back.
+"""Bits into packed codes and back.
 
-Knows nothing of losses, encoders or search. Shapes: N images, B bits. Bit j of a packed code is byte j//8, bit j%8
-(little-endian within the byte); it is 1 where p > 0.5.
+Knows nothing of how bits arise, of torch and of search. Shapes: N images, B bits. Bit j of a packed code is byte j//8,
+bit j%8 (little-endian within the byte); it is 1 where p > 0.5.
 """
 
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
 
 from cibhash.types import Codes
 
 
-def pack_bits(bits: npt.ArrayLike | Tensor) -> Codes:
+def pack_bits(bits: npt.ArrayLike) -> Codes:
     """Packs one bit per element into eight bits per byte.
 
     Args:
@@ -26,9 +24,10 @@ def pack_bits(bits: npt.ArrayLike | Tensor) -> Codes:
     Raises:
         ValueError: `bits` is not two-dimensional, B is not a positive multiple of 8, or a value is neither 0 nor 1.
     """
-    if isinstance(bits, Tensor):
-        # numpy has no bfloat16.
-        bits = (bits.detach().float() if bits.is_floating_point() else bits).cpu().numpy()
+    tensor: Any = bits
+    if hasattr(tensor, "detach"):
+        # A torch tensor, told by its method so that numpy users need no torch; numpy has no bfloat16.
+        bits = (tensor.detach().float() if tensor.is_floating_point() else tensor).cpu().numpy()
     bits_NB: npt.NDArray[Any] = np.asarray(bits)
     if bits_NB.ndim != 2:
         raise ValueError(f"bits have shape {bits_NB.shape}, expected (N, B)")
@@ -114,40 +113,3 @@ def as_words(codes: npt.NDArray[np.uint8]) -> npt.NDArray[np.unsignedinteger[Any
     size = next(size for size in (1, 2, 4, 8) if size >= min(width, 8))
     padded = np.pad(codes, ((0, 0), (0, -width % size))) if width % size else codes
     return np.ascontiguousarray(np.ascontiguousarray(padded).view(f"u{size}").T)
-
-
-def sign_straight_through(p_NB: Tensor) -> Tensor:
-    """Codes +1 where p > 0.5 and -1 elsewhere, whose gradient goes to `p_NB` unchanged.
-
-    Source: released code of arXiv 2105.06138, where p = 0.5 gave 0; here it gives -1.
-
-    Args:
-        p_NB: Bit probabilities, float (N, B).
-
-    Returns:
-        Codes of +1 and -1, same shape and dtype; NaN where p is NaN, so that a diverged run shows.
-    """
-    return _with_identity_gradient(p_NB > 0.5, p_NB)
-
-
-def bernoulli_straight_through(p_NB: Tensor, generator: torch.Generator) -> Tensor:
-    """Codes drawn as +1 with probability p and -1 otherwise, whose gradient goes to `p_NB` unchanged.
-
-    Source: arXiv 2105.06138, b ~ Bernoulli(p) with a straight-through estimator, here as 2b - 1.
-
-    Args:
-        p_NB: Bit probabilities, float (N, B).
-        generator: Source of the draws, on the device of `p_NB`.
-
-    Returns:
-        Codes of +1 and -1, same shape and dtype; NaN where p is NaN.
-    """
-    # Half precision has too few uniform values to hit small probabilities.
-    dtype = torch.promote_types(p_NB.dtype, torch.float32)
-    uniform_NB = torch.rand(p_NB.shape, generator=generator, dtype=dtype, device=p_NB.device)
-    return _with_identity_gradient(uniform_NB < p_NB, p_NB)
-
-
-def _with_identity_gradient(ones_NB: Tensor, p_NB: Tensor) -> Tensor:
-    codes_NB = ones_NB.to(p_NB.dtype) * 2 - 1
-    return codes_NB + (p_NB - p_NB.detach())

@@ -44,17 +44,21 @@ def load_checkpoint(folder: Path, model: nn.Module, optimizer: torch.optim.Optim
         ManifestMismatch: a file differs from its digest.
     """
     try:
-        content: dict[str, Any] = json.loads((folder / PROGRESS).read_text())
+        content: dict[str, Any] = json.loads((folder / PROGRESS).read_bytes())
+        progress, digests = Progress(content["epochs_done"], content["steps_done"]), dict(content["sha256"])
     except FileNotFoundError:
         raise NotFound(f"{folder}: not a complete checkpoint: {PROGRESS} is missing") from None
-    for name, expected in content["sha256"].items():
+    except (ValueError, KeyError, TypeError) as error:
+        raise ManifestMismatch(f"{folder / PROGRESS}: not a checkpoint's record: {error!r}") from None
+    for name in (WEIGHTS, OPTIMIZER):
+        expected = digests.get(name, "")
         found = _digest(folder / name)
         if found != expected:
             raise ManifestMismatch(f"{folder / name}: sha256 {found[:16]}..., {PROGRESS} says {expected[:16]}...")
     model.load_state_dict(load_file(folder / WEIGHTS))
     if optimizer is not None:
         optimizer.load_state_dict(torch.load(folder / OPTIMIZER, weights_only=True))
-    return Progress(content["epochs_done"], content["steps_done"])
+    return progress
 
 
 def _digest(path: Path) -> str:

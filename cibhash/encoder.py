@@ -46,7 +46,11 @@ class EncoderSpec:
 
     def __post_init__(self) -> None:
         """Checks the code lengths."""
-        if not self.prefixes or sorted(set(self.prefixes)) != list(self.prefixes) or any(k % 8 for k in self.prefixes):
+        if (
+            not self.prefixes
+            or sorted(set(self.prefixes)) != list(self.prefixes)
+            or any(k % 8 or k <= 0 for k in self.prefixes)
+        ):
             raise ValueError(f"prefixes {self.prefixes}: expected ascending multiples of 8")
 
     @property
@@ -174,10 +178,13 @@ def parse_record(content: str | bytes, where: str) -> tuple[EncoderSpec, str]:
         record = json.loads(content)
         if record.pop("format") != FORMAT or any(record.pop(name) != value for name, value in CODE_LAYOUT.items()):
             raise DataError(f"{where}: written by another version of cibhash")
-        digest, _ = record.pop("digest"), record.pop("bits")
+        digest, bits = record.pop("digest"), record.pop("bits")
         backbone = record.pop("backbone")
         spec = BackboneSpec(**{**backbone, "mean": tuple(backbone["mean"]), "std": tuple(backbone["std"])})
-        return EncoderSpec(**{**record, "backbone": spec, "prefixes": tuple(record["prefixes"])}), digest
+        encoder = EncoderSpec(**{**record, "backbone": spec, "prefixes": tuple(record["prefixes"])})
+        if encoder.bits != bits:
+            raise DataError(f"{where}: bits {bits}, but the longest of its prefixes is {encoder.bits}")
+        return encoder, digest
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{where}: broken encoder record: {type(error).__name__} {error}") from None
 
@@ -192,7 +199,7 @@ def load_encoder(folder: Path) -> HashEncoder:
     path = folder / ENCODER_FILE
     if not path.is_file():
         raise NotFound(f"{folder}: not a complete encoder: {ENCODER_FILE} is missing")
-    spec, digest = parse_record(path.read_text(), str(path))
+    spec, digest = parse_record(path.read_bytes(), str(path))
     encoder = new_encoder(spec, seed=0, weights="none")
     for name, part in zip(WEIGHT_FILES, (encoder.backbone, encoder.head), strict=True):
         try:

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 
-from cibhash.binary import bernoulli_straight_through, sign_straight_through
 from cibhash.gather import all_gather_with_gradient, rank
+from cibhash.straight_through import bernoulli_straight_through, sign_straight_through
 from cibhash.types import LossTerms
 
 _EPSILON = 1e-8

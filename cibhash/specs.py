@@ -3,6 +3,7 @@
 Knows nothing of torch: a command line that only parses these starts at once.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -35,7 +36,7 @@ class BackboneSpec:
         """Checks ranges."""
         if not 8 <= self.image_size <= 1024:
             raise ValueError(f"image_size {self.image_size}: expected 8 to 1024 pixels")
-        if min(self.std) <= 0:
+        if not all(value > 0 for value in self.std):
             raise ValueError(f"std {self.std}: expected positive values")
 
 
@@ -79,7 +80,7 @@ class ViewSpec:
             raise ValueError(f"crop_scale {self.crop_scale}: expected 0 < low <= high <= 1")
         for name in ("crop_ratio", "blur_sigma"):
             low, high = getattr(self, name)
-            if not 0 < low <= high:
-                raise ValueError(f"{name} {(low, high)}: expected 0 < low <= high")
+            if not 0 < low <= high < math.inf:
+                raise ValueError(f"{name} {(low, high)}: expected 0 < low <= high, finite")
         if not 0 <= self.rotation <= 180:
             raise ValueError(f"rotation {self.rotation}: expected 0 to 180 degrees")

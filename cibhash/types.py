@@ -4,11 +4,13 @@ Knows nothing of storage, Ray or FAISS. Array shapes: N images, B bits, Q querie
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Codes = npt.NDArray[np.uint8]
 """Packed codes, uint8 (N, B/8), bit j at byte j//8, bit j%8."""
@@ -70,6 +72,6 @@ class RangeNeighbors(NamedTuple):
 class LossTerms(NamedTuple):
     """The CIBHash loss and its two parts, scalars: `total = contrastive + beta * kl`."""
 
-    total: Tensor
-    contrastive: Tensor
-    kl: Tensor
+    total: "Tensor"
+    contrastive: "Tensor"
+    kl: "Tensor"

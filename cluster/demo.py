@@ -55,7 +55,7 @@ def train_config(output: str, dataset: str, seed: int) -> TrainConfig:
         backbone=BackboneSpec(name=CONVNET_SMALL, weights="none", image_size=32, trainable=True),
         views=ViewSpec(rotation=15, crop_scale=(0.6, 1.0), flip=0, hue=0, saturation=0, grayscale=0),
         epochs=40,
-        batch_size=128,
+        batch_size=64,
         checkpoint_every=10,
         seed=seed,
     )

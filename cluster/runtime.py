@@ -110,7 +110,11 @@ def _muted_stderr() -> Iterator[None]:
 
 
 def root_cause(error: BaseException) -> BaseException:
-    """The project's own error or ValueError inside what Ray raised, else the innermost cause."""
+    """The project's own error inside what Ray raised, else the innermost cause.
+
+    Ray's wrapper of an error is an instance of the error's class too, with a whole traceback for a message: what it
+    wraps comes first.
+    """
     seen: set[int] = set()
     queue, last = [error], error
     while queue:
@@ -119,10 +123,11 @@ def root_cause(error: BaseException) -> BaseException:
             continue
         seen.add(id(current))
         last = current
-        if isinstance(current, CIBHashError):
+        wrapped = getattr(current, "cause", None)
+        if isinstance(current, CIBHashError) and not isinstance(wrapped, BaseException):
             return current
         failures = getattr(current, "worker_failures", None) or {}
-        inner = [getattr(current, "cause", None), current.__cause__, *failures.values()]
+        inner = [wrapped, current.__cause__, *failures.values()]
         queue.extend(item for item in inner if isinstance(item, BaseException))
     return last
 

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from cibhash.binary import sign_straight_through
+from cibhash.straight_through import sign_straight_through
 from cibhash.gather import rank, world_size
 from cibhash.objective import bernoulli_kl, cibhash_loss, nt_xent
 from tests import oracles
