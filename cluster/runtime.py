@@ -54,7 +54,7 @@ def ray_session(config: RayConfig) -> Iterator[None]:
     folder = tempfile.mkdtemp(prefix="cibhash-ray-", dir="/tmp")  # socket paths must stay short
     try:
         with _own_settings():
-            with _muted_stderr():
+            with muted_stderr():
                 ray.init(
                     address="local",
                     num_cpus=config.num_cpus or max(MIN_LOGICAL_CPUS, os.cpu_count() or 1),
@@ -96,8 +96,8 @@ def _own_settings() -> Iterator[None]:
 
 
 @contextmanager
-def _muted_stderr() -> Iterator[None]:
-    """Drops what native code writes while Ray starts: it announces its own log level; failures are exceptions."""
+def muted_stderr() -> Iterator[None]:
+    """Drops what Ray writes while it starts or stops Serve: announcements and false alarms; failures are exceptions."""
     sys.stderr.flush()
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)

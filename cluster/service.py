@@ -28,7 +28,7 @@ from cluster.index_versions import open_index
 from cluster.manifests import IndexManifest, same_encoder
 from cluster.query_encoder import QueryEncoder
 from cluster.router import Router, shard_name
-from cluster.runtime import check_faiss, ray_session, root_cause
+from cluster.runtime import check_faiss, muted_stderr, ray_session, root_cause
 from cluster.shard_replica import ShardReplica
 from cluster.telemetry import log
 
@@ -119,7 +119,8 @@ def running_service(config: ServeConfig) -> Iterator[str]:
             _check_loaded()
             yield f"http://{host}:{config.port}"
         finally:
-            ray_serve.shutdown()  # type: ignore[no-untyped-call]
+            with muted_stderr():
+                ray_serve.shutdown()  # type: ignore[no-untyped-call]
 
 
 def serve(config: ServeConfig) -> None:

@@ -73,7 +73,8 @@ def head() -> Iterator[Head]:
     running = Head(f"http://127.0.0.1:{dashboard}", env)
     try:
         deadline = time.monotonic() + START_TIMEOUT_S
-        while status(running, "/api/version", env["RAY_AUTH_TOKEN"]) != 200:
+        trivial = json.dumps({"entrypoint": "true"}).encode()
+        while status(running, "/api/jobs/", env["RAY_AUTH_TOKEN"], trivial) != 200:  # 500 until an agent takes jobs
             assert process.poll() is None, log_path.read_text()
             assert time.monotonic() < deadline, log_path.read_text()
             time.sleep(0.5)

@@ -1,0 +1,78 @@
+"""The console script `cibhash`: finds the job, or says what there is.
+
+Knows nothing of the jobs but their names: nothing heavy is imported before a job is chosen.
+"""
+
+import difflib
+import importlib
+import sys
+from collections.abc import Sequence
+from importlib import metadata
+
+COMMANDS = {
+    "pack": "pack images into tar shards",
+    "train": "train a hash encoder, without labels",
+    "encode": "encode a dataset into a table of binary codes",
+    "index": "build a new version of a search index from codes",
+    "serve": "serve an index and its search page over HTTP",
+    "search": "find the neighbors of image files, keys, ids or codes",
+    "retrieve": "find the neighbors of a whole code table, Parquet in and out",
+    "evaluate": "measure retrieval exactly and write the report",
+    "demo": "all of it on 1,797 handwritten digits, in minutes",
+}
+USAGE_ERROR = 2
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs `cibhash COMMAND ...`; returns the exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments:
+        sys.stderr.write(overview())
+        return USAGE_ERROR
+    command = arguments.pop(0)
+    if command in ("-h", "--help", "help"):
+        sys.stdout.write(overview())
+        return 0
+    if command == "--version":
+        sys.stdout.write(f"cibhash {metadata.version('cibhash')}\n")
+        return 0
+    if command not in COMMANDS:
+        close = difflib.get_close_matches(command, COMMANDS, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"expected one of {', '.join(COMMANDS)}"
+        sys.stderr.write(f"cibhash: error: unknown command {command!r}: {hint}\n")
+        return USAGE_ERROR
+    code = importlib.import_module(f"jobs.{command}").main(arguments)
+    return int(code)
+
+
+def overview() -> str:
+    """What `cibhash --help` prints."""
+    width = max(map(len, COMMANDS))
+    commands = "\n".join(f"  {name:<{width}}  {text}" for name, text in COMMANDS.items())
+    return _OVERVIEW.format(commands=commands)
+
+
+_OVERVIEW = """\
+usage: cibhash COMMAND [RECIPE.yaml] [options]
+
+Image search by binary codes, learned without labels.
+
+commands:
+{commands}
+
+from images to search:
+  cibhash pack photos/ --output data --splits query=0.1,database=0.9
+  cibhash train jobs/recipes/cifar10_vgg16.yaml --dataset data/database --output encoder --bits 16,32,64
+  cibhash encode --encoder encoder --dataset data/database --output codes/database
+  cibhash encode --encoder encoder --dataset data/query --output codes/query
+  cibhash evaluate --queries codes/query --database codes/database --output report
+  cibhash index --codes codes/database --output index
+  cibhash serve --index index --encoder encoder
+
+A recipe's fields are overridden by options; locations are plain paths or s3://bucket/prefix. `cibhash COMMAND --help`
+lists every option; --dry-run prints the resolved plan and touches nothing; --traceback shows where a failure arose.
+The last line on stdout is one JSON object, everything else goes to stderr; `python -m jobs.COMMAND` does the same.
+"""
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,249 @@
+"""From a recipe file and the command line to a validated config: file < command line, and nothing else.
+
+Knows nothing of what the jobs do. Every mistake of the person is one `ConfigError` of one line; `--help` prints every
+field with its meaning and default (the file's where a recipe is given) and exits.
+"""
+
+import difflib
+import inspect
+import typing
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Any, NoReturn, TypeVar
+
+import tyro
+from pydantic import TypeAdapter, ValidationError
+from pydantic.fields import FieldInfo
+from tyro import _errors as parse_errors  # tyro's only structured account of a refused command line; tyro is pinned
+from tyro.constructors import (
+    ConstructorRegistry,
+    PrimitiveConstructorSpec,
+    PrimitiveTypeInfo,
+    StructConstructorSpec,
+    StructFieldSpec,
+    StructTypeInfo,
+)
+
+from cibhash.errors import CIBHashError, ConfigError
+from cluster.config import JobConfig, Section
+from jobs.recipe_file import parse_scalar, read_recipe
+
+C = TypeVar("C", bound=JobConfig)
+POSITIONAL = {"source": "SOURCE", "query": "QUERY"}
+"""Fields given without a flag, and how the help calls them."""
+RECIPE_SUFFIXES = (".yaml", ".yml")
+
+
+def load_config(cls: type[C], argv: Sequence[str], prog: str) -> C:
+    """The config of one job.
+
+    Args:
+        cls: The job's config model.
+        argv: An optional recipe (`*.yaml`) first, then `--field value` overrides, nested ones dotted.
+        prog: The command as the person typed it, for the help.
+
+    Raises:
+        ConfigError: anything that does not fit; one line that names the field, the value and what is expected.
+        SystemExit: `--help` was asked for and printed.
+    """
+    arguments, recipe, given = list(argv), "", dict[str, Any]()
+    if arguments and arguments[0].endswith(RECIPE_SUFFIXES):
+        recipe = arguments.pop(0)
+        given = _check_recipe(cls, recipe)
+    with parse_errors.on_parse_error(lambda event: _refuse(event, cls)):
+        values: Any = tyro.cli(
+            cls,
+            prog=prog,
+            args=arguments,
+            default=cls.model_construct(**given),
+            description=f"{inspect.cleandoc(cls.__doc__ or '')}\n\nA recipe file (*.yaml) may come first; "
+            f"options override it.{f' Defaults below are those of {recipe}.' if recipe else ''}",
+            registry=_registry(),
+        )
+    try:
+        return cls.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(_first_problem(error, cls)) from None
+
+
+def _check_recipe(cls: type[JobConfig], uri: str) -> dict[str, Any]:
+    """The validated fields of a recipe; required ones may still be missing, and fields are not yet held together."""
+    try:
+        raw = read_recipe(uri)
+        try:
+            cls.model_validate(raw)
+        except ValidationError as error:
+            if problem := _first_problem(error, cls, whole=False):
+                raise ConfigError(f"{uri}: {problem}") from None
+        hints = typing.get_type_hints(cls, include_extras=True)
+        fields = {name: TypeAdapter(hints[name]).validate_python(value) for name, value in raw.items()}
+        for name, value in raw.items():
+            if isinstance(value, bool) and not isinstance(fields[name], bool):
+                raise ConfigError(f"{uri}: {name} {str(value).lower()}: expected a value, not true or false")
+        return fields
+    except CIBHashError as error:
+        raise ConfigError(str(error)) from None
+
+
+def _first_problem(error: ValidationError, cls: type[JobConfig], *, whole: bool = True) -> str:
+    """One line for the most telling of pydantic's errors; empty if there is none.
+
+    Args:
+        error: What pydantic found.
+        cls: The model, for suggestions.
+        whole: The config is complete; otherwise missing fields and rules between fields do not count yet.
+    """
+    problems = [item for item in error.errors() if whole or (item["type"] != "missing" and item["loc"])]
+    problems.sort(key=lambda item: item["type"] not in _UNKNOWN)
+    if not problems:
+        return ""
+    first = problems[0]
+    name = ".".join(str(part) for part in first["loc"])
+    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    message = " ".join(first["msg"].removeprefix("Value error, ").split())
+    if first["type"] in _UNKNOWN:
+        return f"unknown field {name}{_suggestion(name, _field_names(cls))}{more}"
+    if first["type"] == "value_error":
+        group = name.split(".")[0]
+        return f"{group}: {message}{more}" if group and not message.startswith(group) else f"{message}{more}"
+    return f"{name} {first['input']!r}: {message[:1].lower()}{message[1:]}{more}"
+
+
+_UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
+
+
+def _refuse(event: parse_errors.ParseErrorEvent, cls: type[JobConfig]) -> NoReturn:
+    """Turns tyro's account of a refused command line into one line."""
+    match event:
+        case parse_errors.UnrecognizedArgs(tokens=tokens) if tokens:
+            raise ConfigError(_unknown(tokens, cls))
+        case parse_errors.MissingArgs(unrecognized_tokens=tokens) if tokens:
+            raise ConfigError(_unknown(tokens, cls))
+        case parse_errors.MissingArgs(missing_arguments=missing):
+            raise ConfigError(f"missing: {', '.join(_flag(item.arg) for item in missing)}")
+        case parse_errors.InvalidChoice(argument=argument, value=value, choices=choices):
+            raise ConfigError(f"{_flag(argument)} {value}: expected {' or '.join(choices)}")
+        case parse_errors.BadValue(argument=argument):
+            raise ConfigError(f"{_flag(argument)}: expected {argument.lowered.metavar or 'no value'}")
+        case parse_errors.InstantiationFailure(message=message, argument=argument):
+            raise ConfigError(_bad_value(message, argument))
+    raise ConfigError(f"{type(event).__name__}: see {event.prog} --help")
+
+
+def _bad_value(message: str, argument: Any) -> str:
+    message = " ".join(message.split())
+    if argument is None:
+        return message
+    for start, expected in _NOT_A_NUMBER.items():
+        if message.startswith(start):
+            return f"{_flag(argument)} {message.rpartition(': ')[2]}: expected {expected}"
+    return f"{_flag(argument)}: {message}"
+
+
+_NOT_A_NUMBER = {"invalid literal for int": "an integer", "could not convert string to float": "a number"}
+
+
+def _unknown(tokens: Sequence[str], cls: type[JobConfig]) -> str:
+    token = next((token for token in tokens if token.startswith("-")), tokens[0]).split("=")[0]
+    if token.startswith("-"):
+        flags = [f"--{name.replace('_', '-')}" for name in _field_names(cls)]
+        return f"unknown option {token}{_suggestion(token, flags)}"
+    if token.endswith(RECIPE_SUFFIXES):
+        return f"unexpected argument {token!r}: a recipe comes first, before the options"
+    return f"unexpected argument {token!r}"
+
+
+def _suggestion(name: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    return f": did you mean {close[0]}?" if close else ""
+
+
+def _field_names(cls: type[Any]) -> list[str]:
+    """All fields of a config, nested ones dotted."""
+    return list(_walk_names(cls, ""))
+
+
+def _walk_names(cls: type[Any], prefix: str) -> Iterator[str]:
+    for name, hint in typing.get_type_hints(cls).items():
+        if name.startswith(("_", "model_")):
+            continue
+        if inspect.isclass(hint) and (issubclass(hint, Section) or hasattr(hint, "__dataclass_fields__")):
+            yield from _walk_names(hint, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}"
+
+
+def _flag(argument: Any) -> str:
+    """How a person writes the argument: `--k`, or `SOURCE`."""
+    if argument.is_positional():
+        return POSITIONAL[argument.field.extern_name]
+    return str(argument.lowered.name_or_flags[0])
+
+
+def _registry() -> ConstructorRegistry:
+    registry = ConstructorRegistry()
+    registry.struct_rule(_section_rule)
+    registry.primitive_rule(_options_rule)
+    return registry
+
+
+def _section_rule(info: StructTypeInfo) -> StructConstructorSpec | None:
+    """Config models: parsed to a dict, so that pydantic checks file and command line alike, once, at the end."""
+    if not (inspect.isclass(info.type) and issubclass(info.type, Section)):
+        return None
+    hints = typing.get_type_hints(info.type, include_extras=True)
+
+    def as_dict(**values: object) -> dict[str, object]:
+        return values
+
+    as_dict.__doc__ = info.type.__doc__
+    shared = list(JobConfig.model_fields) if issubclass(info.type, JobConfig) else []
+    fields = info.type.model_fields
+    ordered = [*(name for name in fields if name not in shared), *reversed(shared)]
+    return StructConstructorSpec(
+        instantiate=as_dict,
+        fields=tuple(_field_spec(name, fields[name], hints[name], info.default) for name in ordered),
+    )
+
+
+_LENGTHS = PrimitiveConstructorSpec[Any](
+    nargs="*",
+    metavar="BITS[,BITS...]",
+    instance_from_str=",".join,
+    is_instance=lambda value: isinstance(value, tuple),
+    str_from_instance=lambda value: [",".join(map(str, value))],
+)
+"""Code lengths, `16,32,64` or `16 32 64`: passed on as text, pydantic splits and checks."""
+
+
+def _field_spec(name: str, field: FieldInfo, hint: Any, instance: object) -> StructFieldSpec:
+    default = tyro.MISSING if field.is_required() else field.get_default(call_default_factory=True)
+    default = getattr(instance, name, default)
+    if getattr(hint, "__origin__", None) == tuple[int, ...]:
+        hint = Annotated[hint, _LENGTHS]
+    if type(None) in typing.get_args(hint):
+        hint = Annotated[hint, tyro.conf.arg(metavar="INT")]
+    if default is None or default in ("", ()):
+        hint = Annotated[hint, tyro.conf.arg(help_behavior_hint="")]
+    if name in POSITIONAL:
+        hint = Annotated[hint, tyro.conf.Positional, tyro.conf.arg(metavar=POSITIONAL[name])]
+    return StructFieldSpec(name=name, type=hint, default=default, helptext=" ".join((field.description or "").split()))
+
+
+def _options_rule(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
+    """Further options: `pad_type=same depth=3`."""
+    if info.type_origin is not typing.get_origin(typing.Mapping[str, str]):
+        return None
+    return PrimitiveConstructorSpec(
+        nargs="*",
+        metavar="NAME=VALUE",
+        instance_from_str=lambda items: dict(_name_value(item) for item in items),
+        is_instance=lambda value: isinstance(value, dict),
+        str_from_instance=lambda value: [f"{name}={item}" for name, item in value.items()],
+    )
+
+
+def _name_value(item: str) -> tuple[str, Any]:
+    name, separator, value = item.partition("=")
+    if not separator:
+        raise ValueError(f"{item!r}: expected NAME=VALUE")
+    return name, parse_scalar(value)

@@ -1,0 +1,34 @@
+"""`cibhash serve`: serves an index and its search page over HTTP until interrupted."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from cluster.config import ServeConfig
+from jobs.runner import run_job
+
+
+def run(config: ServeConfig) -> dict[str, Any]:
+    """Serves; `--dry-run` reads the index's manifest and tries the address."""
+    from cluster.index_versions import open_index
+    from cluster.service import check_endpoint, serve
+
+    index = open_index(config.index)
+    if config.dry_run:
+        check_endpoint(config)
+    else:
+        serve(config)
+    return {
+        "index_uri": index.uri,
+        "version": index.manifest.version,
+        "encoder_digest": index.manifest.encoder_digest,
+        "count": index.manifest.count,
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the job from the command line; returns the exit code."""
+    return run_job("serve", ServeConfig, run, argv)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

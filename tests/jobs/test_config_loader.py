@@ -1,0 +1,204 @@
+"""Recipe and command line become a config, or one line that says what is wrong."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import jobs
+from cibhash.errors import ConfigError
+from cluster.config import (
+    DemoConfig,
+    EncodeConfig,
+    EvaluateConfig,
+    IndexConfig,
+    JobConfig,
+    PackConfig,
+    RetrieveConfig,
+    SearchConfig,
+    ServeConfig,
+    TrainConfig,
+)
+from jobs.config_loader import load_config
+
+NEEDED = ["--dataset", "d", "--output", "o"]
+
+
+def changed(cls: type[JobConfig], argv: list[str]) -> dict[str, Any]:
+    return load_config(cls, argv, "cibhash x").model_dump(exclude_defaults=True)
+
+
+def recipe(tmp_path: Path, text: str) -> str:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text)
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("cls", "command", "expected"),
+    [
+        (PackConfig, "digits --output o", {"source": "digits", "output": "o"}),
+        (PackConfig, "--output o digits", {"source": "digits", "output": "o"}),
+        (
+            TrainConfig,
+            "--dataset d --output o --bits 16,32,64 --num-workers 4",
+            {"dataset": "d", "output": "o", "bits": (16, 32, 64), "num_workers": 4},
+        ),
+        (TrainConfig, "--dataset d --output o --bits 16 32", {"dataset": "d", "output": "o", "bits": (16, 32)}),
+        (EncodeConfig, "--encoder e --dataset d --output o", {"encoder": "e", "dataset": "d", "output": "o"}),
+        (IndexConfig, "--codes c --output o --kind flat --shards 3", {"codes": "c", "output": "o", "shards": 3}),
+        (ServeConfig, "--index i --encoder e --port 81", {"index": "i", "encoder": "e", "port": 81}),
+        (SearchConfig, "a.jpg key:b --index i --k 5", {"query": ("a.jpg", "key:b"), "index": "i", "k": 5}),
+        (SearchConfig, "code:00ff --url u --radius 0", {"query": ("code:00ff",), "url": "u", "radius": 0}),
+        (
+            RetrieveConfig,
+            "--index i --queries q --output o --k 7",
+            {"index": "i", "queries": "q", "output": "o", "k": 7},
+        ),
+        (
+            EvaluateConfig,
+            "--queries q --database d --output o --k 50 --bits 16,32",
+            {"queries": "q", "database": "d", "output": "o", "k": 50, "bits": (16, 32)},
+        ),
+        (DemoConfig, "--no-serve", {"serve": False}),
+        (DemoConfig, "--serve --dry-run", {"dry_run": True}),
+    ],
+)
+def test_documented_forms(cls: type[JobConfig], command: str, expected: dict[str, Any]) -> None:
+    assert changed(cls, command.split()) == expected
+
+
+def test_nested_overrides() -> None:
+    argv = ["--backbone.name", "resnet50", "--views.flip", "0.0", "--views.crop-scale", "0.2", "1"]
+    argv += ["--ray.num-cpus", "3", "--backbone.options", "pad_type=same", "depth=3"]
+    assert changed(TrainConfig, [*NEEDED, *argv]) == {
+        "dataset": "d",
+        "output": "o",
+        "backbone": {"name": "resnet50", "options": {"pad_type": "same", "depth": 3}},
+        "views": {"flip": 0.0, "crop_scale": (0.2, 1.0)},
+        "ray": {"num_cpus": 3},
+    }
+
+
+RECIPE = """\
+dataset: from-file
+bits: [16, 32]
+learning_rate: 1e-4
+backbone: {name: resnet18, options: {pad_type: same}}
+views:
+  crop_scale: [0.3, 1]
+"""
+
+
+def test_command_line_wins_over_file_and_file_over_defaults(tmp_path: Path) -> None:
+    path = recipe(tmp_path, RECIPE)
+    expected = {
+        "dataset": "from-file",
+        "output": "o",
+        "bits": (16, 32),
+        "learning_rate": 1e-4,
+        "backbone": {"name": "resnet18", "options": {"pad_type": "same"}},
+        "views": {"crop_scale": (0.3, 1.0)},
+    }
+    assert changed(TrainConfig, [path, "--output", "o"]) == expected
+    overridden = changed(
+        TrainConfig, [path, "--output", "o", "--bits", "8,24,64", "--backbone.image-size", "64", "--dataset", "other"]
+    )
+    backbone = {"name": "resnet18", "options": {"pad_type": "same"}, "image_size": 64}
+    assert overridden == {**expected, "bits": (8, 24, 64), "dataset": "other", "backbone": backbone}
+
+
+def test_environment_is_no_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EPOCHS", "3")
+    monkeypatch.setenv("CIBHASH_EPOCHS", "3")
+    assert "epochs" not in changed(TrainConfig, NEEDED)
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("--datset d --output o", "unknown option --datset: did you mean --dataset?"),
+        ("--dataset d --output o --views.flpi 0", "unknown option --views.flpi: did you mean --views.flip?"),
+        ("--dataset d", "missing: --output"),
+        ("", "missing: --dataset, --output"),
+        ("--dataset d --output o --epochs many", "--epochs 'many': expected an integer"),
+        ("--dataset d --output o --views.flip x", "--views.flip 'x': expected a number"),
+        ("--dataset d --output o --epochs", "--epochs: expected INT"),
+        ("--dataset d --output o --epochs 0", "epochs 0: input should be greater than 0"),
+        ("--dataset d --output o --ray.num-cpus 0", "ray.num_cpus 0: input should be greater than 0"),
+        ("--dataset d --output o --bits 12", "12 bits: a code length is a multiple of 8 from 8 to 512"),
+        ("--dataset d --output o --bits 16,16", "16,16: a code length is named twice"),
+        ("--dataset d --output o --backbone.image-size 4", "image_size 4: expected 8 to 1024 pixels"),
+        ("--dataset d --output o --code-sampling coin", "--code-sampling coin: expected threshold or bernoulli"),
+        ("--dataset d --output o stray", "unexpected argument 'stray'"),
+        ("--dataset d --output o late.yaml", "unexpected argument 'late.yaml': a recipe comes first"),
+        ("--dataset d --output o --backbone.options x", "--backbone.options: 'x': expected NAME=VALUE"),
+        ("nowhere.yaml", "recipe nowhere.yaml: no such file"),
+    ],
+)
+def test_mistakes_on_the_command_line_are_one_line(command: str, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(TrainConfig, command.split(), "cibhash train")
+    assert str(caught.value).startswith(message)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("epohcs: 3", "unknown field epohcs: did you mean epochs?"),
+        ("backbone: {nmae: x}", "unknown field backbone.nmae: did you mean backbone.name?"),
+        ("ray: {adress: x}", "unknown field ray.adress: did you mean ray.address?"),
+        ("epochs: many", "epochs 'many': input should be a valid integer"),
+        ("epochs: true", "epochs true: expected a value"),
+        ("epochs:", "epochs None: input should be a valid integer"),
+        ("backbone: {image_size: 4}", "backbone: image_size 4: expected 8 to 1024 pixels"),
+        ("- epochs", "list at the top, expected fields"),
+        ("epochs: 3\nepochs: 4", "line 2: field 'epochs' comes twice"),
+        ("views: {flip: 0,\n flip: 1}", "line 2: field 'flip' comes twice"),
+        ("epochs: [", "line 1: "),
+        ("x: !!python/object/apply:os.system ['true']", "line 1: could not determine a constructor"),
+        ("1: 2", "field 1: expected a name"),
+    ],
+)
+def test_mistakes_in_a_recipe_are_one_line_that_names_it(tmp_path: Path, text: str, message: str) -> None:
+    path = recipe(tmp_path, text)
+    with pytest.raises(ConfigError) as caught:
+        load_config(TrainConfig, [path, *NEEDED], "cibhash train")
+    assert path in str(caught.value)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_help_shows_every_field_with_meaning_and_the_files_default(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = recipe(tmp_path, RECIPE)
+    with pytest.raises(SystemExit) as caught:
+        load_config(TrainConfig, [path, "--help"], "cibhash train")
+    assert caught.value.code == 0
+    text = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    for name in TrainConfig.model_fields.keys() - {"backbone", "views", "ray"}:
+        assert f"--{name.replace('_', '-')}" in text
+    assert "--views.blur-sigma" in text
+    assert "--ray.num-cpus" in text
+    assert "Width of the head's hidden layer. (default: 1024)" in text
+    assert "(default: resnet18)" in text
+    assert "One length is the paper's plain code. (default: 16,32)" in text
+
+
+def test_recipes_of_this_repository_are_valid() -> None:
+    recipes = sorted(Path(jobs.__file__).parent.glob("recipes/*.yaml"))
+    for path in recipes:
+        load_config(TrainConfig, [str(path), *NEEDED], "cibhash train")
+
+
+def test_importing_the_command_list_is_light() -> None:
+    code = (
+        "import sys, jobs.cli; jobs.cli.overview();"
+        "print([name for name in ('torch', 'ray', 'pydantic', 'tyro') if name in sys.modules])"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True).stdout
+    assert out.strip() == "[]"
