@@ -112,7 +112,7 @@ def codes_of(table: pa.Table, bits: int = 0) -> Codes:
 def features_of(table: pa.Table) -> npt.NDArray[np.float32]:
     """The column `features` as float32 (N, D)."""
     column = table["features"].combine_chunks()
-    return np.asarray(column.flatten().to_numpy(), dtype=np.float32).reshape(len(column), -1)
+    return np.asarray(column.flatten().to_numpy(), dtype=np.float32).reshape(len(column), column.type.list_size)
 
 
 def label_lists(table: pa.Table) -> tuple[Ids, Ids]:

@@ -7,12 +7,12 @@ environment. Batch sizes are global. Locations are plain paths or `s3://bucket/p
 from typing import Annotated, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
     NonNegativeInt,
-    PositiveFloat,
     PositiveInt,
     model_validator,
 )
@@ -26,16 +26,21 @@ def _split_lengths(value: object) -> object:
     return (value,) if isinstance(value, int) else value
 
 
-def _check_lengths(lengths: tuple[int, ...]) -> tuple[int, ...]:
+def _ascending(lengths: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(sorted(lengths))
+
+
+def _check_lengths(lengths: tuple[int, ...]) -> None:
     for bits in lengths:
         if bits % 8 or not 8 <= bits <= 512:
             raise ValueError(f"{bits} bits: a code length is a multiple of 8 from 8 to 512")
     if len(set(lengths)) != len(lengths):
         raise ValueError(f"{','.join(map(str, lengths))}: a code length is named twice")
-    return tuple(sorted(lengths))
 
 
-CodeLengths = Annotated[tuple[int, ...], BeforeValidator(_split_lengths)]
+CodeLengths = Annotated[tuple[int, ...], BeforeValidator(_split_lengths), AfterValidator(_ascending)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+PositiveFinite = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class Section(BaseModel):
@@ -58,6 +63,7 @@ class JobConfig(Section):
     """Base of the job configs."""
 
     ray: RayConfig = RayConfig()
+    """Where Ray runs."""
     dry_run: bool = False
     """Print the resolved plan and touch nothing."""
 
@@ -78,7 +84,7 @@ class PackConfig(JobConfig):
     """Seeded split of a source that has none, as shares: `query=0.1,database=0.9`. Empty: one split, `all`."""
     samples_per_shard: PositiveInt = 5000
     """Images per tar shard."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the split."""
 
 
@@ -104,15 +110,15 @@ class TrainConfig(JobConfig):
     """Passes over the training images."""
     batch_size: PositiveInt = 64
     """Images per step over all workers; every image's negatives are the other 2 * batch_size - 2 views."""
-    learning_rate: PositiveFloat = 0.001
+    learning_rate: PositiveFinite = 0.001
     """Adam's step size, for the global batch."""
-    temperature: PositiveFloat = 0.3
+    temperature: PositiveFinite = 0.3
     """Of the contrastive loss."""
-    beta: Annotated[float, Field(ge=0)] = 0.001
+    beta: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.001
     """Weight of the information bottleneck."""
     code_sampling: Literal["threshold", "bernoulli"] = "threshold"
     """Codes in training: thresholded (released code) or sampled (paper)."""
-    seed: int = 0
+    seed: Seed = 0
     """Of initial weights, order and views."""
     num_workers: PositiveInt = 1
     """DDP workers."""
@@ -203,7 +209,7 @@ class ServeConfig(JobConfig):
     """Replicas of every shard."""
     token_file: str = ""
     """File with the bearer tokens that may query, one per line."""
-    shard_deadline_s: PositiveFloat = 5.0
+    shard_deadline_s: PositiveFinite = 5.0
     """Time a shard has to answer."""
     max_k: PositiveInt = 10_000
     """Largest k of a request."""
@@ -226,9 +232,9 @@ class SearchConfig(JobConfig):
     """The encoder directory, for image files; default: the one the index was built with."""
     token_file: str = ""
     """File with the service's bearer token."""
-    k: int | None = None
+    k: PositiveInt | None = None
     """Neighbors per query; default 10."""
-    radius: int | None = None
+    radius: NonNegativeInt | None = None
     """Instead of k: all neighbors within this Hamming distance (inclusive)."""
 
     @model_validator(mode="after")
@@ -271,7 +277,7 @@ class EvaluateConfig(JobConfig):
     baseline_fit: str = ""
     """Code table with features to fit random hyperplanes and PCA-ITQ on; they are then evaluated on the features of
     queries and database (all three encoded with --features)."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the baselines."""
     example_queries: NonNegativeInt = 8
     """Query images shown with their neighbors in the report."""
@@ -295,5 +301,5 @@ class DemoConfig(JobConfig):
     """Address of the search page."""
     port: Annotated[int, Field(ge=1, le=65535)] = 8000
     """Port of the search page."""
-    seed: int = 0
+    seed: Seed = 0
     """Of split, weights and views."""

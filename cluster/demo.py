@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from cibhash.specs import CONVNET_SMALL, BackboneSpec, ViewSpec
 from cluster import storage
 from cluster.config import (
     DemoConfig,
@@ -46,21 +45,6 @@ class DemoResult:
     stage_seconds: dict[str, float]
 
 
-def train_config(output: str, dataset: str, seed: int) -> TrainConfig:
-    """The demo's training: a small convnet from scratch, 16, 32 and 64 bits as prefixes of one code."""
-    return TrainConfig(
-        dataset=dataset,
-        output=output,
-        bits=(16, 32, 64),
-        backbone=BackboneSpec(name=CONVNET_SMALL, weights="none", image_size=32, trainable=True),
-        views=ViewSpec(rotation=15, crop_scale=(0.6, 1.0), flip=0, hue=0, saturation=0, grayscale=0),
-        epochs=40,
-        batch_size=64,
-        checkpoint_every=10,
-        seed=seed,
-    )
-
-
 @dataclass
 class _Clock:
     """Seconds per stage, in order."""
@@ -76,8 +60,12 @@ class _Clock:
         self.seconds[stage] = round(time.perf_counter() - started, 1)
 
 
-def run_demo(config: DemoConfig) -> DemoResult:
+def run_demo(config: DemoConfig, training: TrainConfig) -> DemoResult:
     """Runs every stage below the output, reusing what an earlier run finished, and serves until interrupted.
+
+    Args:
+        config: Where, and whether to serve.
+        training: How to train; its dataset and output are set here.
 
     Raises:
         ConfigError: the port is in use; found before any work.
@@ -93,7 +81,8 @@ def run_demo(config: DemoConfig) -> DemoResult:
         with clock.time("pack"):
             pack(PackConfig(source="digits", output=data, samples_per_shard=500, seed=config.seed))
         with clock.time("train"):
-            trained = train(train_config(encoder, storage.join(data, "train"), config.seed))
+            places = {"dataset": storage.join(data, "train"), "output": encoder, "seed": config.seed}
+            trained = train(training.model_copy(update=places))
         with clock.time("encode"):
             for split, output in (("query", queries), ("database", database)):
                 encode(EncodeConfig(encoder=encoder, dataset=storage.join(data, split), output=output, features=True))

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cibhash.encoder import ENCODER_FILE, WEIGHT_FILES, HashEncoder, load_encoder, parse_record, save_encoder
-from cibhash.errors import NotFound
+from cibhash.errors import AlreadyExists, ManifestMismatch, NotFound
 from cluster import storage
 
 
@@ -54,7 +54,10 @@ def open_encoder(uri: str) -> HashEncoder:
     with tempfile.TemporaryDirectory() as folder:
         for name in (*WEIGHT_FILES, ENCODER_FILE):
             storage.get_file(storage.join(uri, name), Path(folder, name))
-        return load_encoder(Path(folder))
+        try:
+            return load_encoder(Path(folder))
+        except ManifestMismatch as error:
+            raise ManifestMismatch(str(error).replace(folder, uri)) from None
 
 
 def publish_encoder(encoder: HashEncoder, uri: str) -> str:
@@ -63,6 +66,8 @@ def publish_encoder(encoder: HashEncoder, uri: str) -> str:
     Raises:
         AlreadyExists: another encoder is there.
     """
+    if storage.exists(storage.join(uri, ENCODER_FILE)):
+        raise AlreadyExists(f"{uri}: holds an encoder already")
     with tempfile.TemporaryDirectory() as folder:
         digest = save_encoder(encoder, Path(folder))
         for name in WEIGHT_FILES:

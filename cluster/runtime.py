@@ -9,6 +9,7 @@ import os
 import platform
 import secrets
 import shutil
+import socket
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ from cluster.config import RayConfig
 SUBMITTED_ADDRESS = "RAY_ADDRESS"
 MIN_LOGICAL_CPUS = 8
 OBJECT_STORE_BYTES = 512 * 2**20
+_CONNECT_TIMEOUT_S = 10.0
 
 
 @contextmanager
@@ -43,8 +45,9 @@ def ray_session(config: RayConfig) -> Iterator[None]:
     address = config.address or os.environ.get(SUBMITTED_ADDRESS, "")
     if address:
         try:
+            _check_reachable(address)
             ray.init(address=address, log_to_driver=False)
-        except (ConnectionError, RuntimeError, ValueError) as error:
+        except (OSError, RuntimeError, ValueError) as error:
             raise ConfigError(f"no Ray cluster at {address}: {' '.join(str(error).split())[:200]}") from error
         try:
             yield
@@ -70,6 +73,17 @@ def ray_session(config: RayConfig) -> Iterator[None]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def _check_reachable(address: str) -> None:
+    """Connects to a `host:port` once: Ray itself tries a dead one for minutes.
+
+    Raises:
+        OSError: nobody answers.
+    """
+    host, _, port = address.rpartition(":")
+    if host and port.isdecimal() and "/" not in host:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_TIMEOUT_S).close()
+
+
 @contextmanager
 def _own_settings() -> Iterator[None]:
     """Token authentication with a token of this process, whatever the environment and home folder hold; quiet logs.
@@ -78,7 +92,12 @@ def _own_settings() -> Iterator[None]:
     """
     from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
 
-    own = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), "RAY_BACKEND_LOG_LEVEL": "fatal"}
+    own = {
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
+        "RAY_BACKEND_LOG_LEVEL": "fatal",
+        "OMP_WAIT_POLICY": "PASSIVE",  # with more logical than real CPUs, threads that spin starve each other
+    }
     before = {name: os.environ.get(name) for name in own}
     os.environ.update(own)
     Config.initialize("")

@@ -171,9 +171,10 @@ def put_file(path: Path, uri: str) -> None:
 
 def get_file(uri: str, path: Path) -> None:
     """Copies the content to a local file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open_stream(uri) as stream, open(path, "wb") as file:
-        shutil.copyfileobj(stream, file, CHUNK_BYTES)
+    with open_stream(uri) as stream, _local_errors(str(path)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "wb") as file:
+            shutil.copyfileobj(stream, file, CHUNK_BYTES)
 
 
 def sha256_of(uri: str) -> tuple[str, int]:

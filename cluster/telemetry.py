@@ -39,6 +39,8 @@ class ProgressLine:
     done: int = 0
     note: str = ""
     started_s: float = field(default_factory=time.monotonic)
+    shown: int = -1
+    """What `done` was in the last plain line."""
     _shown_s: float = 0.0
     _bar: Progress | None = None
 
@@ -58,7 +60,7 @@ class ProgressLine:
         left = f", {(self.total - self.done) / rate:.0f} s left" if rate and self.done < self.total else ""
         note = f", {self.note}" if self.note else ""
         log(f"{self.label}: {self.done:,}/{self.total:,} {self.unit}, {rate:,.1f} {self.unit}/s{left}{note}")
-        self._shown_s = time.monotonic()
+        self.shown, self._shown_s = self.done, time.monotonic()
 
 
 @contextmanager
@@ -73,7 +75,8 @@ def progress(label: str, total: int, unit: str) -> Iterator[ProgressLine]:
     line = ProgressLine(label, total, unit)
     if not sys.stderr.isatty():
         yield line
-        line.show()
+        if line.done != line.shown:
+            line.show()
         return
     columns = (
         TextColumn("{task.description}"),

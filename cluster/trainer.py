@@ -5,6 +5,7 @@ Knows nothing of the method. A worker that dies is answered by a restart of all 
 complete is returned as it is.
 """
 
+import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,6 +62,7 @@ def train(config: TrainConfig) -> TrainResult:
         CorruptShard: a shard is not what the dataset's manifest lists.
         TrainingDiverged: the loss is no longer finite.
     """
+    config = _with_absolute_paths(config)
     dataset = open_dataset(config.dataset)
     steps = steps_per_epoch(dataset.num_samples, config.streams, config.batch_size) * config.epochs
     output = storage.absolute(config.output)
@@ -84,6 +86,14 @@ def train(config: TrainConfig) -> TrainResult:
     rows = read_rows(metrics_uri)
     loss = rows[-1]["loss"] if rows else None
     return TrainResult(output, digest, dataset.digest, config.bits, dataset.num_samples, config.epochs, steps, loss)
+
+
+def _with_absolute_paths(config: TrainConfig) -> TrainConfig:
+    """The config as workers need it: their working folder is another one."""
+    backbone = config.backbone
+    if backbone.weights not in ("hub", "none"):
+        backbone = dataclasses.replace(backbone, weights=storage.absolute(backbone.weights))
+    return config.model_copy(update={"dataset": storage.absolute(config.dataset), "backbone": backbone})
 
 
 def _claim(config: TrainConfig, dataset: DatasetManifest, output: str) -> None:
@@ -113,10 +123,9 @@ def _verify_shard(uri: str, shard: TarShard) -> None:
 
 
 def _fit(config: TrainConfig, views: str, board: Any, output: str) -> ray.train.Checkpoint:
-    absolute = config.model_copy(update={"dataset": storage.absolute(config.dataset)})
     trainer = ray.train.torch.TorchTrainer(
         train_worker,
-        train_loop_config={"config": absolute.model_dump(mode="json"), "views": views, "board": board},
+        train_loop_config={"config": config.model_dump(mode="json"), "views": views, "board": board},
         scaling_config=ray.train.ScalingConfig(
             num_workers=config.num_workers,
             use_gpu=config.use_gpu,

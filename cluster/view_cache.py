@@ -45,8 +45,7 @@ def cache_views(config: TrainConfig, dataset: DatasetManifest) -> str:
     if not todo:
         log("views: all cached", folder=folder)
         return folder
-    absolute = config.model_copy(update={"dataset": storage.absolute(config.dataset)})
-    raw, waiting = absolute.model_dump(mode="json"), list(reversed(todo))
+    raw, waiting = config.model_dump(mode="json"), list(reversed(todo))
     pending: list[Any] = []
     gpus = 1 if config.use_gpu else 0
     with progress("cache views", sum(dataset.shards[number].count for number, _ in todo), "views") as line:

@@ -1,0 +1,106 @@
+"""S3 storage, against an emulator: the contract of local files. Says nothing of credentials and throttling."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from cibhash.errors import AlreadyExists, NotFound, StorageError
+from cluster import storage
+from tests.cluster.test_storage import race
+from tests.s3 import s3_bucket
+
+__all__ = ["s3_bucket"]
+
+
+def test_what_is_written_is_read_back(s3_bucket: str) -> None:
+    uri = f"{s3_bucket}/prefix/a b ü.bin"
+    storage.write_bytes(uri, b"one")
+    assert storage.read_bytes(uri) == b"one"
+    storage.write_bytes(uri, b"")
+    assert storage.read_bytes(uri) == b""
+    assert storage.exists(uri)
+    assert not storage.exists(f"{s3_bucket}/prefix")
+
+
+def test_create_only_and_swap_lose_to_another_writer(s3_bucket: str) -> None:
+    uri = f"{s3_bucket}/CURRENT"
+    with pytest.raises(NotFound, match=uri):
+        storage.swap_bytes(uri, b"v1", b"v2")
+    storage.create_bytes(uri, b"v1")
+    for action in (
+        lambda: storage.create_bytes(uri, b"v2"),
+        lambda: storage.swap_bytes(uri, None, b"v2"),
+        lambda: storage.swap_bytes(uri, b"v0", b"v2"),
+    ):
+        with pytest.raises(AlreadyExists, match=uri):
+            action()
+    assert storage.read_bytes(uri) == b"v1"
+    storage.swap_bytes(uri, b"v1", b"v2")
+    assert storage.read_bytes(uri) == b"v2"
+
+
+def test_one_of_many_creators_and_swappers_wins(s3_bucket: str) -> None:
+    uri = f"{s3_bucket}/manifest.json"
+    storage._s3()
+    (first,) = race(lambda n: storage.create_bytes(uri, b"v%d" % n))
+    assert storage.read_bytes(uri) == b"v%d" % first
+    (second,) = race(lambda n: storage.swap_bytes(uri, b"v%d" % first, b"w%d" % n))
+    assert storage.read_bytes(uri) == b"w%d" % second
+
+
+def test_missing_objects_and_buckets_are_not_found(s3_bucket: str, tmp_path: Path) -> None:
+    for uri, what in ((f"{s3_bucket}/nothing", "object"), ("s3://no-such-bucket/a", "bucket")):
+        assert not storage.exists(uri)
+        for action in (
+            storage.read_bytes,
+            storage.sha256_of,
+            lambda u: storage.read_range(u, 0, 1),
+            lambda u: storage.get_file(u, tmp_path / "copy"),
+        ):
+            with pytest.raises(NotFound, match=rf"{uri}.*{what}"):
+                action(uri)
+    for action in (
+        lambda u: storage.write_bytes(u, b"x"),
+        lambda u: storage.create_bytes(u, b"x"),
+        lambda u: storage.put_file(Path(__file__), u),
+    ):
+        with pytest.raises(StorageError, match="s3://no-such-bucket/a"):
+            action("s3://no-such-bucket/a")
+
+
+def test_ranges_are_exact(s3_bucket: str) -> None:
+    uri = f"{s3_bucket}/a"
+    storage.write_bytes(uri, bytes(range(100)))
+    assert storage.read_range(uri, 10, 5) == bytes(range(10, 15))
+    assert storage.read_range(uri, 0, 100) == bytes(range(100))
+    for offset, size in ((99, 2), (5000, 10)):
+        with pytest.raises(StorageError, match=uri):
+            storage.read_range(uri, offset, size)
+
+
+def test_large_files_are_copied_both_ways(s3_bucket: str, tmp_path: Path) -> None:
+    """Above the size from which the SDK uploads in parts."""
+    import hashlib
+
+    content = os.urandom(9 * 2**20)
+    (tmp_path / "source").write_bytes(content)
+    uri = f"{s3_bucket}/folder/copy"
+    storage.put_file(tmp_path / "source", uri)
+    storage.get_file(uri, tmp_path / "back/again")
+    assert (tmp_path / "back/again").read_bytes() == content
+    assert storage.sha256_of(uri) == (hashlib.sha256(content).hexdigest(), len(content))
+    with storage.open_stream(uri) as stream:
+        assert stream.read(1000) == content[:1000]
+        assert stream.read(1000) == content[1000:2000]
+
+
+def test_an_endpoint_that_does_not_answer_is_a_storage_error(s3_bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    storage._s3.cache_clear()
+    uri = f"{s3_bucket}/a"
+    with pytest.raises(StorageError, match=uri) as caught:
+        storage.read_bytes(uri)
+    assert caught.value.exit_code == 4
+    assert not isinstance(caught.value, NotFound)
