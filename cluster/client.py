@@ -23,9 +23,9 @@ from pydantic import BaseModel, ValidationError
 from cibhash.binary import check_codes
 from cibhash.errors import BadImage, CIBHashError, ConfigError, NotFound
 from cibhash.types import PADDING_DISTANCE, PADDING_ID, Codes, Neighbors, RangeNeighbors
-from cluster.arrow_answer import code_stream, read_answer
 from cluster.code_tables import packed_array
-from cluster.schema import ARROW_TYPE, JSON_TYPE, SearchAnswer, StatsAnswer
+from cluster.service.arrow_answer import code_stream, read_answer
+from cluster.service.schema import ARROW_TYPE, JSON_TYPE, SearchAnswer, StatsAnswer
 
 Answer = TypeVar("Answer", bound=BaseModel)
 FIRST_PAUSE_S = 0.2

@@ -19,15 +19,15 @@ from cluster.config import (
     ServeConfig,
     TrainConfig,
 )
-from cluster.encoding import encode
-from cluster.evaluation import evaluate
-from cluster.index_build import build_index
-from cluster.packing import pack
-from cluster.result_tables import format_table
+from cluster.encoding.encode import encode
+from cluster.evaluation.evaluate import evaluate
+from cluster.evaluation.result_tables import format_table
+from cluster.index.build import build_index
+from cluster.packing.pack import pack
 from cluster.runtime import ray_session
-from cluster.service import check_endpoint, serve
+from cluster.service.app import check_endpoint, serve
 from cluster.telemetry import log, show
-from cluster.trainer import train
+from cluster.training.trainer import train
 
 INDEX_SHARDS = 3
 

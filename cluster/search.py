@@ -21,12 +21,12 @@ from cluster import storage
 from cluster.client import RequestRejected, SearchClient, read_token
 from cluster.config import SearchConfig
 from cluster.encoders import open_encoder
-from cluster.index_versions import OpenIndex, open_index
+from cluster.index.merge import merge_neighbors, merge_ranges
+from cluster.index.shard_index import ShardIndex
+from cluster.index.versions import OpenIndex, open_index
 from cluster.manifests import same_encoder
-from cluster.merge import merge_neighbors, merge_ranges
-from cluster.request_parsing import parse_codes
-from cluster.schema import MAX_ID, RequestRefused, SearchAnswer
-from cluster.shard_index import ShardIndex
+from cluster.service.request_parsing import parse_codes
+from cluster.service.schema import MAX_ID, RequestRefused, SearchAnswer
 
 DEFAULT_K = 10
 Kind = Literal["image", "key", "id", "code"]

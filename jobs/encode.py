@@ -7,12 +7,12 @@ from cluster.config import EncodeConfig
 from jobs.runner import run_job
 
 if TYPE_CHECKING:
-    from cluster.encoding import EncodeResult
+    from cluster.encoding.encode import EncodeResult
 
 
 def run(config: EncodeConfig) -> "EncodeResult":
     """Does the work; Ray and its kin are imported only once the command line has been understood."""
-    from cluster.encoding import encode
+    from cluster.encoding.encode import encode
 
     return encode(config)
 

@@ -7,19 +7,19 @@ from cluster.config import EvaluateConfig
 from jobs.runner import run_job
 
 if TYPE_CHECKING:
-    from cluster.evaluation import EvaluateResult
+    from cluster.evaluation.evaluate import EvaluateResult
 
 
 def run(config: EvaluateConfig) -> "EvaluateResult":
     """Does the work; Ray and its kin are imported only once the command line has been understood."""
-    from cluster.evaluation import evaluate
+    from cluster.evaluation.evaluate import evaluate
 
     return evaluate(config)
 
 
 def table(result: "EvaluateResult") -> str:
     """What a person sees at the end."""
-    from cluster.result_tables import format_table
+    from cluster.evaluation.result_tables import format_table
 
     return format_table(result)
 

@@ -7,12 +7,12 @@ from cluster.config import IndexConfig
 from jobs.runner import run_job
 
 if TYPE_CHECKING:
-    from cluster.index_build import IndexResult
+    from cluster.index.build import IndexResult
 
 
 def run(config: IndexConfig) -> "IndexResult":
     """Does the work; Ray and its kin are imported only once the command line has been understood."""
-    from cluster.index_build import build_index
+    from cluster.index.build import build_index
 
     return build_index(config)
 

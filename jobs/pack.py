@@ -7,12 +7,12 @@ from cluster.config import PackConfig
 from jobs.runner import run_job
 
 if TYPE_CHECKING:
-    from cluster.packing import PackResult
+    from cluster.packing.pack import PackResult
 
 
 def run(config: PackConfig) -> "PackResult":
     """Does the work; Ray and its kin are imported only once the command line has been understood."""
-    from cluster.packing import pack
+    from cluster.packing.pack import pack
 
     return pack(config)
 

@@ -7,12 +7,12 @@ from cluster.config import RetrieveConfig
 from jobs.runner import run_job
 
 if TYPE_CHECKING:
-    from cluster.retrieval import RetrieveResult
+    from cluster.index.retrieval import RetrieveResult
 
 
 def run(config: RetrieveConfig) -> "RetrieveResult":
     """Does the work; Ray and its kin are imported only once the command line has been understood."""
-    from cluster.retrieval import retrieve
+    from cluster.index.retrieval import retrieve
 
     return retrieve(config)
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 def run(config: SearchConfig) -> "SearchResult | dict[str, Any]":
     """Does the work; `--dry-run` reads the index's manifest alone."""
-    from cluster.index_versions import open_index
+    from cluster.index.versions import open_index
 
     if config.dry_run:
         if not config.index:

@@ -9,8 +9,8 @@ from jobs.runner import run_job
 
 def run(config: ServeConfig) -> dict[str, Any]:
     """Serves; `--dry-run` reads the index's manifest and tries the address."""
-    from cluster.index_versions import open_index
-    from cluster.service import check_endpoint, serve
+    from cluster.index.versions import open_index
+    from cluster.service.app import check_endpoint, serve
 
     index = open_index(config.index)
     if config.dry_run:

@@ -7,12 +7,12 @@ from cluster.config import TrainConfig
 from jobs.runner import run_job
 
 if TYPE_CHECKING:
-    from cluster.trainer import TrainResult
+    from cluster.training.trainer import TrainResult
 
 
 def run(config: TrainConfig) -> "TrainResult":
     """Does the work; Ray and its kin are imported only once the command line has been understood."""
-    from cluster.trainer import train
+    from cluster.training.trainer import train
 
     return train(config)
 

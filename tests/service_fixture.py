@@ -18,9 +18,9 @@ from cibhash.specs import CONVNET_SMALL, BackboneSpec
 from cibhash.types import Codes, Neighbors, Sample
 from cibhash.views import eval_view
 from cluster.code_tables import packed_array
-from cluster.index_versions import publish
+from cluster.index.shard_files import write_shard_files
+from cluster.index.versions import publish
 from cluster.manifests import CodeTableRef, IndexManifest
-from cluster.shard_files import write_shard_files
 
 BITS = 32
 FIRST_IDS = (0, 1000)

@@ -19,7 +19,7 @@ from cibhash.loop import EpochStats, Objective, train_epoch
 from cibhash.objective import cibhash_loss
 from cibhash.specs import ViewSpec
 from cluster.datasets import open_dataset
-from cluster.view_batches import CachedViews, FreshViews, Share
+from cluster.training.view_batches import CachedViews, FreshViews, Share
 from tests.datasets import shape_dataset, tiny_encoder
 from tests.gloo import run_gloo
 

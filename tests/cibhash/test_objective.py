@@ -5,9 +5,9 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from cibhash.straight_through import sign_straight_through
 from cibhash.gather import rank, world_size
 from cibhash.objective import bernoulli_kl, cibhash_loss, nt_xent
+from cibhash.straight_through import sign_straight_through
 from tests import oracles
 from tests.gloo import run_gloo
 

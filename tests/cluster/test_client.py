@@ -13,9 +13,9 @@ import pytest
 from cibhash.errors import BadImage, ConfigError, NotFound
 from cibhash.types import RangeNeighbors
 from cluster import client as client_module
-from cluster.arrow_answer import write_answer
 from cluster.client import RequestRejected, SearchClient, ServiceUnavailable, read_token
-from cluster.schema import Coverage
+from cluster.service.arrow_answer import write_answer
+from cluster.service.schema import Coverage
 
 COVERAGE = Coverage(
     partial=False,

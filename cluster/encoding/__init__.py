@@ -1,0 +1,1 @@
+"""The encode job: tar shards into code tables, resumable."""

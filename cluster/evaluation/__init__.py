@@ -1,0 +1,1 @@
+"""Exact retrieval evaluation over code tables, baselines and the report."""

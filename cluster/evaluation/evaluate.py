@@ -1,0 +1,165 @@
+"""The evaluate job: exact retrieval metrics of one code table against another, beside classical baselines.
+
+Knows nothing of how tables are made. Per query and Hamming distance two integers are counted, over blocks of queries
+and parts of the database in any split; every metric is a closed form of their sums, so no split, retry or number of
+workers changes a number. Nothing is written before all numbers are there, and `report.html` is written last.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from cibhash.errors import CIBHashError
+from cluster import storage
+from cluster.config import EvaluateConfig
+from cluster.evaluation.baselines import itq_lengths, num_fit_rows
+from cluster.evaluation.examples import Example, find_examples
+from cluster.evaluation.measures import RESAMPLES, health, measure, verdict
+from cluster.evaluation.plan import EvaluationPlan, Role, Table, plan_evaluation
+from cluster.evaluation.report import report_html
+from cluster.evaluation.result_tables import markdown
+from cluster.evaluation.results import Evaluation, TableRecord
+from cluster.evaluation.scoring import OURS, Series
+from cluster.evaluation.tasks import Scored, fit_all, score_all, survey_tables
+from cluster.manifests import DatasetManifest, load_manifest
+from cluster.runtime import ray_session, versions
+from cluster.telemetry import log
+
+
+@dataclass(frozen=True)
+class EvaluateResult:
+    """What the evaluate job found and wrote."""
+
+    report_uri: str
+    metrics_uri: str
+    map_at_k: dict[str, float]
+    """By code length, as in {"16": 0.62}."""
+    intervals: dict[str, tuple[float, float]]
+    """Bootstrap 95 % interval of `map_at_k` over queries."""
+    baselines: dict[str, dict[str, float]]
+    """By baseline, then by code length."""
+    float_cosine: float | None
+    """mAP@k of cosine similarity on the float features."""
+    k: int
+    queries: int
+    database: int
+    encoder_digest: str
+    beats_itq: bool | None
+    verdict: str
+
+
+def evaluate(config: EvaluateConfig) -> EvaluateResult:
+    """Evaluates, writes `metrics.json`, `metrics.md` and `report.html` below `config.output`, and sums up.
+
+    With `dry_run` only the tables' manifests are read and checked; the result has no numbers.
+
+    Raises:
+        ManifestMismatch: the tables come from different encoders, or a part is not what its manifest lists.
+        ConfigError: a length is longer than the stored codes, or baselines are asked of tables without features.
+        DataError: queries or database have no labels.
+    """
+    plan = plan_evaluation(config)
+    output = storage.absolute(config.output)
+    if config.dry_run:
+        return _result(output, plan, None)
+    with ray_session(config.ray):
+        surveyed = survey_tables(plan)
+        hashes = fit_all(plan)
+        scored = score_all(plan, surveyed.form, hashes)
+        notes = (*plan.notes, *surveyed.notes, *_baseline_notes(plan))
+        evaluation, precision = _evaluation(config, plan, scored, notes)
+        longest = Series(OURS, max(plan.lengths))
+        examples = find_examples(plan, precision[longest], longest.bits, config.example_queries)
+    _write(output, plan, evaluation, examples)
+    if evaluation.verdict:
+        log(f"evaluate: {evaluation.verdict}")
+    return _result(output, plan, evaluation)
+
+
+def _evaluation(
+    config: EvaluateConfig, plan: EvaluationPlan, scored: Scored, notes: tuple[str, ...]
+) -> tuple[Evaluation, Mapping[Series, npt.NDArray[np.float64]]]:
+    """The record of the evaluation, and average precision per query of every series."""
+    measured, precision = measure(scored.counts, scored.cosine, k=plan.k, seed=plan.seed)
+    beats_itq, sentence = verdict(measured.margins)
+    evaluation = Evaluation(
+        title=config.title or _default_title(plan.database),
+        k=plan.k,
+        k_asked=plan.k_asked,
+        queries=plan.queries.rows,
+        database=plan.database.rows,
+        encoder_digest=plan.database.manifest.encoder_digest,
+        tables=tuple(_table_record(role, table) for role, table in plan.tables.items()),
+        seed=plan.seed,
+        bootstrap_resamples=RESAMPLES,
+        series=measured.series,
+        float_cosine=measured.float_cosine,
+        health=health(scored.statistics, plan.lengths),
+        margins=measured.margins,
+        beats_itq=beats_itq,
+        verdict=sentence,
+        notes=notes,
+        versions=versions(),
+    )
+    return evaluation, precision
+
+
+def _write(output: str, plan: EvaluationPlan, evaluation: Evaluation, examples: tuple[Example, ...]) -> None:
+    uris: dict[str, str] = {role: table.uri for role, table in plan.tables.items()}
+    page = report_html(evaluation, examples, uris | {"encoder": plan.database.manifest.encoder_uri})
+    storage.write_bytes(storage.join(output, "metrics.json"), evaluation.to_json())
+    storage.write_bytes(storage.join(output, "metrics.md"), markdown(evaluation).encode())
+    storage.write_bytes(storage.join(output, "report.html"), page.encode())
+
+
+def _result(output: str, plan: EvaluationPlan, evaluation: Evaluation | None) -> EvaluateResult:
+    series = evaluation.series if evaluation is not None else ()
+    ours = [one for one in series if one.method == OURS]
+    baselines: dict[str, dict[str, float]] = {}
+    for one in series:
+        if one.method != OURS:
+            baselines.setdefault(one.method, {})[str(one.bits)] = one.map_at_k
+    upper = evaluation.float_cosine if evaluation is not None else None
+    return EvaluateResult(
+        report_uri=storage.join(output, "report.html"),
+        metrics_uri=storage.join(output, "metrics.json"),
+        map_at_k={str(one.bits): one.map_at_k for one in ours},
+        intervals={str(one.bits): (one.interval.low, one.interval.high) for one in ours},
+        baselines=baselines,
+        float_cosine=upper.map_at_k if upper is not None else None,
+        k=plan.k,
+        queries=plan.queries.rows,
+        database=plan.database.rows,
+        encoder_digest=plan.database.manifest.encoder_digest,
+        beats_itq=evaluation.beats_itq if evaluation is not None else None,
+        verdict=evaluation.verdict if evaluation is not None else "",
+    )
+
+
+def _default_title(database: Table) -> str:
+    """The name of the database's dataset, or of its folder where the dataset is no longer there."""
+    uri = database.manifest.dataset_uri
+    try:
+        return load_manifest(DatasetManifest, uri).name
+    except CIBHashError:
+        return uri.rstrip("/").rsplit("/", 1)[-1]
+
+
+def _table_record(role: Role, table: Table) -> TableRecord:
+    manifest = table.manifest
+    return TableRecord(role=role, digest=manifest.digest, dataset_digest=manifest.dataset_digest, rows=table.rows)
+
+
+def _baseline_notes(plan: EvaluationPlan) -> list[str]:
+    if plan.fit is None:
+        return []
+    notes = []
+    reached = itq_lengths(plan.fit, plan.lengths)
+    if missing := [str(bits) for bits in plan.lengths if bits not in reached]:
+        found = f"{plan.fit.manifest.features} features of {plan.fit.rows} images"
+        notes.append(f"No PCA-ITQ at {', '.join(missing)} bits: {found} do not have as many directions.")
+    if (count := num_fit_rows(plan.fit)) < plan.fit.rows:
+        notes.append(f"The baselines were fitted on a seeded sample of {count:,} of {plan.fit.rows:,} images.")
+    return notes

@@ -1,0 +1,141 @@
+"""What an evaluation found, as `metrics.json` holds it.
+
+Knows nothing of how it is computed or shown. The same tables, lengths, k and seed give the same JSON, wherever the
+tables lie and however the work was split.
+"""
+
+import json
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from cluster.evaluation.plan import Role
+
+EMPTY_BALL_RADIUS = 2
+
+
+class Result(BaseModel):
+    """Base of the records: frozen, no unknown fields."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Interval(Result):
+    """Bootstrap 95 % interval over queries."""
+
+    low: float
+    high: float
+
+
+class SeriesMetrics(Result):
+    """One method at one code length; means over queries."""
+
+    method: str
+    bits: int
+    map_at_k: float
+    """Tie-aware expectation, hashing denominator; queries without a relevant item in the top k count as 0."""
+    interval: Interval
+    map_worst: float
+    """Relevant items last within every distance."""
+    map_best: float
+    """Relevant items first within every distance."""
+    map_at_k_min_kr: float
+    """The expectation with denominator min(k, relevant items of the database)."""
+    map_at_k_r: float
+    """The expectation with denominator relevant items of the database."""
+    precision_at_k: float
+    recall_at_k: float
+    empty_ball_share: float
+    """Queries without any item within radius 2."""
+    median_tie_block: float
+    """Items that share the distance at which rank k falls, median over queries."""
+    precision_by_radius: tuple[float, ...]
+    """Radius 0 to bits."""
+    recall_by_radius: tuple[float, ...]
+    ranks: tuple[int, ...]
+    precision_by_rank: tuple[float, ...]
+    recall_by_rank: tuple[float, ...]
+
+
+class FloatMetrics(Result):
+    """Exact cosine retrieval on the float features: what is left of it is what hashing costs."""
+
+    map_at_k: float
+    interval: Interval
+
+
+class Health(Result):
+    """The database's codes at one length."""
+
+    bits: int
+    distinct_share: float
+    """Distinct codes over codes; estimated to 0.1 % above a million distinct ones."""
+    least_balanced: float
+    """Share of ones, of the bit that is farthest from one half."""
+    mean_imbalance: float
+    """Mean over bits of |share of ones - 1/2|."""
+    constant_bits: int
+    """Bits that are the same in every code."""
+
+
+class Margin(Result):
+    """Our mAP minus ITQ's over the same queries, with a paired bootstrap interval."""
+
+    bits: int
+    difference: float
+    interval: Interval
+
+
+class TableRecord(Result):
+    """Which table took part, by content."""
+
+    role: Role
+    digest: str
+    dataset_digest: str
+    rows: int
+
+
+class Evaluation(Result):
+    """Everything that an evaluation found."""
+
+    format: Literal["cibhash-metrics-1"] = "cibhash-metrics-1"
+    title: str
+    k: int
+    k_asked: int
+    """Larger than `k` where the database has fewer items."""
+    queries: int
+    database: int
+    encoder_digest: str
+    tables: tuple[TableRecord, ...]
+    seed: int
+    bootstrap_resamples: int
+    series: tuple[SeriesMetrics, ...]
+    float_cosine: FloatMetrics | None
+    health: tuple[Health, ...]
+    margins: tuple[Margin, ...]
+    """Against ITQ, per length; empty without baselines."""
+    beats_itq: bool | None
+    """Whether the mAP is above ITQ's at every length compared."""
+    verdict: str
+    """One sentence on `beats_itq`, empty without baselines."""
+    notes: tuple[str, ...]
+    """What a reader of the numbers should know of this run."""
+    versions: dict[str, str]
+
+    def to_json(self) -> bytes:
+        """The bytes of `metrics.json`."""
+        return (json.dumps(self.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n").encode()
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """Names of the methods, ours first."""
+        return tuple(dict.fromkeys(one.method for one in self.series))
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Code lengths, ascending."""
+        return tuple(sorted({one.bits for one in self.series}))
+
+    def find(self, method: str, bits: int) -> SeriesMetrics | None:
+        """The metrics of one series, None where it was not evaluated."""
+        return next((one for one in self.series if (one.method, one.bits) == (method, bits)), None)

@@ -1,0 +1,1 @@
+"""Index versions and shards: built, loaded, searched, merged; batch retrieval."""

@@ -1,0 +1,114 @@
+"""What a person has, as a list of items to pack: class folders, a list file, or a named benchmark.
+
+Knows nothing of tar shards. Nothing but names and labels is read here; an item tells where the bytes of its image lie.
+"""
+
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+
+from cibhash.errors import ConfigError, DataError, NotFound
+from cibhash.shards import IMAGE_SUFFIXES
+from cluster import storage
+from cluster.config import PackConfig
+from cluster.packing.source_benchmarks import cifar10, digits
+from cluster.packing.source_files import LIST_SUFFIXES, image_folder, image_list
+from cluster.packing.source_items import Source, SourceItem, seeded_rank
+
+ONE_SPLIT = "all"
+_SPLIT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+
+
+def open_source(config: PackConfig) -> Source:
+    """Lists what `config.source` holds, every item with its split.
+
+    Raises:
+        NotFound: no such folder or list.
+        ConfigError: a source that cannot be listed, or splits asked of one that has its own.
+        DataError: an empty source, a file that is no image, or a key that comes twice.
+    """
+    source = _lister(config.source)(config)
+    if not source.items:
+        raise DataError(f"{config.source}: no images found ({', '.join(IMAGE_SUFFIXES)})")
+    if config.splits:
+        own = next((item for item in source.items if item.split), None)
+        if own is not None:
+            raise ConfigError(f"splits {config.splits!r}: {config.source} has its own splits ({own.split!r})")
+        dealt = tuple(assign_splits(source.items, config.splits, config.seed))
+        source = replace(source, items=dealt, left_out=len(source.items) - len(dealt))
+    else:
+        source = replace(source, items=tuple(i if i.split else replace(i, split=ONE_SPLIT) for i in source.items))
+    _check_items(source.items)
+    return replace(source, name=config.name or source.name)
+
+
+def assign_splits(items: Iterable[SourceItem], shares: str, seed: int) -> Iterator[SourceItem]:
+    """Deals items to splits by the order of SHA-256 of (seed, key): same seed and keys, same splits.
+
+    Args:
+        items: In any order.
+        shares: `query=0.1,database=0.9`; what is left of 1 belongs to no split.
+        seed: Another seed deals otherwise.
+
+    Raises:
+        ConfigError: shares that cannot be read, exceed 1 together, or leave a split empty.
+    """
+    ordered = sorted(items, key=lambda item: seeded_rank(seed, "split", item.key))
+    total, start = 0.0, 0
+    for name, share in _parse_shares(shares):
+        total += share
+        end = round(total * len(ordered))
+        if end == start:
+            raise ConfigError(f"splits {shares!r}: {name} is empty, {len(ordered)} images are too few")
+        yield from (replace(item, split=name) for item in ordered[start:end])
+        start = end
+
+
+def _lister(source: str) -> Callable[[PackConfig], Source]:
+    if source == "digits":
+        return digits
+    if source == "cifar10":
+        return cifar10
+    if source.lower().endswith(LIST_SUFFIXES):
+        return image_list
+    if storage.is_s3(source):
+        raise ConfigError(f"{source}: a folder on S3 is packed from a list of its images ({', '.join(LIST_SUFFIXES)})")
+    if not os.path.exists(source):
+        raise NotFound(f"{source}: no such folder or list, and not one of digits, cifar10")
+    if not os.path.isdir(source):
+        raise ConfigError(f"{source}: expected a folder or a list ({', '.join(LIST_SUFFIXES)})")
+    return image_folder
+
+
+def _parse_shares(shares: str) -> list[tuple[str, float]]:
+    parsed: list[tuple[str, float]] = []
+    for part in shares.split(","):
+        name, separator, value = part.partition("=")
+        try:
+            share = float(value)
+        except ValueError:
+            share = 0.0
+        if not separator or not 0 < share <= 1:
+            raise ConfigError(f"splits {shares!r}: {part!r}, expected NAME=SHARE with a share above 0 and up to 1")
+        parsed.append((name.strip(), share))
+    names = [name for name, _ in parsed]
+    if len(set(names)) < len(names):
+        raise ConfigError(f"splits {shares!r}: a split is named twice")
+    if sum(share for _, share in parsed) > 1 + 1e-9:
+        raise ConfigError(f"splits {shares!r}: shares add up to {sum(share for _, share in parsed):g}, above 1")
+    return parsed
+
+
+def _check_items(items: Iterable[SourceItem]) -> None:
+    """Refuses repeated keys and unusable split names."""
+    seen: dict[str, SourceItem] = {}
+    taken: set[tuple[str, str]] = set()
+    for item in items:
+        if not _SPLIT_NAME.fullmatch(item.split):
+            raise DataError(f"{item.uri}: split {item.split!r}, expected letters, digits, - and _ (up to 64)")
+        first = seen.setdefault(item.key, item)
+        here = (item.uri, item.offset)
+        if (item.split, item.key) in taken or (first.uri, first.offset) != here:
+            raise DataError(f"key {item.key!r} comes twice: {first.uri} and {item.uri} (split {item.split!r})")
+        taken.add((item.split, item.key))

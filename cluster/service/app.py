@@ -1,0 +1,183 @@
+"""Serves one version of an index with Ray Serve: a deployment per shard, a query encoder, and the HTTP ingress.
+
+Knows nothing of routes and answers. The version that `CURRENT` names when the application is built is the one served
+until it is built again. `build_app` is also the import path for a Serve config file: `cluster.service.app:build_app`.
+"""
+
+import contextlib
+import ipaddress
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+from types import FrameType
+from typing import Any
+
+from fastapi import FastAPI
+from ray import serve as ray_serve
+from ray.exceptions import RayTaskError
+from ray.serve.handle import DeploymentHandle
+
+from cibhash.errors import ConfigError
+from cluster import storage
+from cluster.config import ServeConfig
+from cluster.encoders import encoder_info
+from cluster.index.versions import open_index
+from cluster.manifests import IndexManifest, same_encoder
+from cluster.runtime import check_faiss, muted_stderr, ray_session, root_cause
+from cluster.service.http_api import build_api
+from cluster.service.http_guard import token_digests
+from cluster.service.query_encoder import QueryEncoder
+from cluster.service.router import Router, shard_name
+from cluster.service.shard_replica import ShardReplica
+from cluster.telemetry import log
+
+APP_NAME = "cibhash"
+ENCODER_NAME = "QueryEncoder"
+INGRESS_NAME = "Ingress"
+REQUEST_TIMEOUT_S = 120.0
+LOAD_TIMEOUT_S = 120.0
+_CPUS = {"num_cpus": 0.25}
+"""Logical CPUs of a replica, small enough for a laptop; a Serve config file sets `ray_actor_options` per deployment."""
+_REPLICA: dict[str, Any] = {
+    "ray_actor_options": _CPUS,
+    "health_check_period_s": 2.0,
+    "health_check_timeout_s": 10.0,
+    "graceful_shutdown_timeout_s": 5.0,
+}
+
+
+class Ingress:
+    """The deployment that answers HTTP; `serve.ingress` asks it for its application."""
+
+    def __init__(
+        self,
+        config: ServeConfig,
+        manifest: IndexManifest,
+        digests: tuple[str, ...],
+        encoder: DeploymentHandle[Any],
+        *shards: DeploymentHandle[Any],
+    ) -> None:
+        self._config, self._digests = config, digests
+        self._router = Router(manifest, shards, encoder, config.shard_deadline_s)
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        """The HTTP interface over this replica's router."""
+        return build_api(self._router, self._config, self._digests)
+
+
+def build_app(config: ServeConfig) -> ray_serve.Application:
+    """The Serve application for the current version of an index.
+
+    Raises:
+        NotFound: no index or no encoder at the given place.
+        ManifestMismatch: the encoder is not the one that made the index; names both digests.
+        ConfigError: the token file holds no tokens.
+    """
+    check_faiss()
+    index = open_index(storage.absolute(config.index))
+    manifest = index.manifest
+    encoder_uri = storage.absolute(config.encoder or manifest.encoder_uri)
+    same_encoder((config.index, manifest.encoder_digest), (encoder_uri, encoder_info(encoder_uri).digest))
+    digests = token_digests(config.token_file) if config.token_file else ()
+
+    shard = ray_serve.deployment(num_replicas=config.replicas, max_ongoing_requests=16, **_REPLICA)(ShardReplica)
+    shards = [
+        shard.options(name=shard_name(number)).bind(index.base_uri, entry, manifest.bits)
+        for number, entry in enumerate(manifest.shards)
+    ]
+    encoder = ray_serve.deployment(name=ENCODER_NAME, max_ongoing_requests=64, **_REPLICA)(QueryEncoder)
+    ingress = ray_serve.deployment(name=INGRESS_NAME, max_ongoing_requests=64, max_queued_requests=256, **_REPLICA)(
+        ray_serve.ingress()(Ingress)
+    )
+    app: ray_serve.Application = ingress.bind(
+        config, manifest, digests, encoder.bind(encoder_uri, manifest.encoder_digest), *shards
+    )
+    return app
+
+
+@contextlib.contextmanager
+def running_service(config: ServeConfig) -> Iterator[str]:
+    """The service for the duration of the block; yields its address, `http://host:port`.
+
+    Raises:
+        ConfigError: the port is in use, the host is open to others without tokens, or Serve already runs there.
+        CIBHashError: an artefact is missing, broken or another one than expected.
+    """
+    check_endpoint(config)
+    app = build_app(config)
+    host = f"[{config.host}]" if ":" in config.host else config.host
+    with ray_session(config.ray):
+        if ray_serve.status().proxies:
+            raise ConfigError("Ray Serve already runs on this cluster: deploy cluster.service.app:build_app instead")
+        try:
+            ray_serve.start(
+                proxy_location="HeadOnly",
+                http_options={"host": config.host, "port": config.port, "request_timeout_s": REQUEST_TIMEOUT_S},
+            )
+            ray_serve.run(app, name=APP_NAME, route_prefix="/")
+            _check_loaded()
+            yield f"http://{host}:{config.port}"
+        finally:
+            with muted_stderr():
+                ray_serve.shutdown()  # type: ignore[no-untyped-call]
+
+
+def serve(config: ServeConfig) -> None:
+    """Serves until SIGINT or SIGTERM, then shuts down gracefully; prints the page's address on stderr.
+
+    Raises:
+        CIBHashError: as `running_service`.
+    """
+    with running_service(config) as url:
+        log(f"search page: {url}/", index=config.index)
+        _wait_for_signal()
+        log("shutting down")
+
+
+def check_endpoint(config: ServeConfig) -> None:
+    """Refuses an address that is taken, cannot be bound, or is open to others without tokens.
+
+    Raises:
+        ConfigError: naming host and port.
+    """
+    where = f"{config.host}:{config.port}"
+    if not config.token_file and not _is_loopback(config.host):
+        raise ConfigError(f"{where}: reachable from other machines, so a token_file is needed (or host 127.0.0.1)")
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(config.host, config.port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        raise ConfigError(f"{where}: {error.strerror or error}; choose another host or port") from None
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _check_loaded() -> None:
+    """Raises what kept a shard or the encoder from loading."""
+    names = [name for name in ray_serve.status().applications[APP_NAME].deployments if name != INGRESS_NAME]
+    handles = [ray_serve.get_deployment_handle(name, app_name=APP_NAME) for name in names]
+    for response in [handle.state.remote() for handle in handles]:
+        try:
+            response.result(timeout_s=LOAD_TIMEOUT_S)
+        except RayTaskError as error:
+            raise root_cause(error.cause or error) from None
+
+
+def _wait_for_signal() -> None:
+    stop = threading.Event()
+
+    def on_signal(_: int, __: FrameType | None) -> None:
+        stop.set()
+
+    previous = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    stop.wait()
+    for number, handler in previous.items():
+        signal.signal(number, handler)

@@ -1,0 +1,227 @@
+"""The HTTP interface: routes, status codes, JSON and Arrow answers, the search page.
+
+Knows nothing of how shards are reached; that is the router's. Every error answer is `{"error": one line}`.
+"""
+
+import asyncio
+import time
+from importlib import resources
+
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+
+from cibhash.errors import StorageError
+from cluster import storage
+from cluster.config import ServeConfig
+from cluster.service.arrow_answer import write_answer
+from cluster.service.http_guard import Guard
+from cluster.service.query_metrics import QueryMetrics
+from cluster.service.request_parsing import check_wanted, parse_arrow, parse_int, parse_json, parse_wanted
+from cluster.service.router import Found, Incomplete, Router, shard_name
+from cluster.service.schema import (
+    ARROW_TYPE,
+    JSON_TYPE,
+    MAX_ID,
+    Limits,
+    Neighbor,
+    Query,
+    RandomAnswer,
+    RequestRefused,
+    SearchAnswer,
+    ShardStats,
+    StatsAnswer,
+    Wanted,
+)
+
+DEFAULT_K = 10
+"""Neighbors of an uploaded image when the caller names neither k nor radius."""
+MAX_RANDOM = 100
+PAGE_FILES = {"/": ("page.html", "text/html"), "/page.css": ("page.css", "text/css")}
+PAGE_FILES["/page.js"] = ("page.js", "text/javascript")
+IMAGE_CACHE = "private, max-age=3600"
+"""The page adds the index version to image addresses, so a new index is never answered from a cache."""
+
+
+def build_api(router: Router, config: ServeConfig, digests: tuple[str, ...]) -> FastAPI:
+    """The FastAPI application over a router.
+
+    Args:
+        router: What answers queries.
+        config: Limits of a request.
+        digests: SHA-256 digests of the tokens that may query; empty: everybody may.
+    """
+    api = FastAPI(title="CIBHash search", docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
+    limits = Limits(router.manifest.bits, config.max_k, config.max_queries)
+    api.add_middleware(Guard, digests=digests, max_body_bytes=config.max_body_bytes)
+    add_error_answers(api)
+    _add_search(api, router, limits)
+    _add_rows(api, router)
+    _add_state(api, router, config)
+    _add_page(api)
+    return api
+
+
+def _add_search(api: FastAPI, router: Router, limits: Limits) -> None:
+    metrics = QueryMetrics()
+
+    async def answer(request: Request, query: Query, started: float) -> Response:
+        from_arrow = _media_type(request.headers.get("content-type", "")) == ARROW_TYPE
+        accepted = request.headers.get("accept", "*/*")
+        as_arrow = ARROW_TYPE in accepted or (from_arrow and JSON_TYPE not in accepted)
+        found = await router.search(query, with_items=not as_arrow)
+        metrics.answered(len(found.neighbors.limits) - 1, found.coverage)
+        if as_arrow:
+            body = await asyncio.to_thread(write_answer, found.neighbors, found.coverage)
+            return Response(body, media_type=ARROW_TYPE)
+        return Response(await asyncio.to_thread(_search_json, found, started), media_type=JSON_TYPE)
+
+    @api.post("/search")
+    async def search(request: Request) -> Response:
+        started = time.perf_counter()
+        with metrics.measured():
+            body = await request.body()
+            if _media_type(request.headers.get("content-type", "")) == ARROW_TYPE:
+                query = await asyncio.to_thread(parse_arrow, body, _wanted(request), limits)
+            elif request.query_params:
+                raise RequestRefused(
+                    422, f"{request.url.query[:60]!r}: k, radius and allow_partial belong into the JSON"
+                )
+            else:
+                query = await asyncio.to_thread(parse_json, body, limits)
+            return await answer(request, query, started)
+
+    @api.post("/search/image")
+    async def search_image(request: Request) -> Response:
+        started = time.perf_counter()
+        with metrics.measured():
+            wanted = _wanted(request)
+            if wanted.k is None and wanted.radius is None:
+                wanted = wanted.model_copy(update={"k": DEFAULT_K})
+            check_wanted(wanted, limits)
+            codes = await router.encode(await request.body())
+            return await answer(request, Query(wanted, codes=codes), started)
+
+
+def _search_json(found: Found, started: float) -> bytes:
+    limits, ids, distances = (part.tolist() for part in found.neighbors)
+    neighbors = [
+        [_neighbor(found, ids[row], distances[row]) for row in range(limits[query], limits[query + 1])]
+        for query in range(len(limits) - 1)
+    ]
+    seconds = round(time.perf_counter() - started, 6)
+    return SearchAnswer(**dict(found.coverage), neighbors=neighbors, seconds=seconds).model_dump_json().encode()
+
+
+def _neighbor(found: Found, row_id: int, distance: int) -> Neighbor:
+    item = found.items[row_id]
+    return Neighbor(id=row_id, distance=distance, key=item.key, labels=item.labels)
+
+
+def _add_rows(api: FastAPI, router: Router) -> None:
+    @api.get("/image/{row_id}")
+    async def image(row_id: str) -> Response:
+        row = await router.row(parse_int("id", row_id, 0, MAX_ID))
+        try:
+            data = await asyncio.to_thread(storage.read_range, row.shard, row.offset, row.size)
+        except StorageError as error:
+            raise RequestRefused(503, f"image {row.id}: {error}") from None
+        return Response(data, media_type=image_type(data), headers={"Cache-Control": IMAGE_CACHE})
+
+    @api.get("/random")
+    async def random(request: Request) -> Response:
+        parameters = dict(request.query_params)
+        number = parse_int("n", parameters.get("n", "12"), 1, MAX_RANDOM)
+        seed = parse_int("seed", parameters["seed"], 0, MAX_ID) if "seed" in parameters else None
+        items, coverage = await router.sample(number, seed)
+        return _json(RandomAnswer(**dict(coverage), images=items))
+
+
+def _add_state(api: FastAPI, router: Router, config: ServeConfig) -> None:
+    @api.get("/healthz")
+    async def healthz() -> Response:
+        return JSONResponse({"status": "ok"})
+
+    @api.get("/readyz")
+    async def readyz() -> Response:
+        coverage = router.check_complete(await router.states(), Wanted())
+        return _json(coverage)
+
+    @api.get("/stats")
+    async def stats() -> Response:
+        scattered, manifest = await router.states(), router.manifest
+        shards = [
+            ShardStats(name=shard_name(number), count=shard.count, ready=number in scattered.answers)
+            for number, shard in enumerate(manifest.shards)
+        ]
+        answer = StatsAnswer(
+            **dict(router.coverage(scattered)),
+            count=manifest.count,
+            bits=manifest.bits,
+            prefixes=manifest.prefixes,
+            kind=manifest.kind,
+            max_k=config.max_k,
+            max_queries=config.max_queries,
+            max_body_bytes=config.max_body_bytes,
+            shards=shards,
+        )
+        return _json(answer)
+
+
+def _add_page(api: FastAPI) -> None:
+    for path, (name, media_type) in PAGE_FILES.items():
+        content = resources.files("cluster").joinpath(name).read_bytes()
+
+        async def page(content: bytes = content, media_type: str = media_type) -> Response:
+            return Response(content, media_type=media_type, headers={"Cache-Control": "no-cache"})
+
+        api.add_api_route(path, page, methods=["GET"])
+
+
+def add_error_answers(api: FastAPI) -> None:
+    """Makes every refusal and failure of `api` answer with `{"error": one line}`."""
+
+    @api.exception_handler(RequestRefused)
+    async def refused(_: Request, error: RequestRefused) -> Response:
+        body = {"error": str(error)}
+        if isinstance(error, Incomplete):
+            body |= error.coverage.model_dump()
+        headers = {"Retry-After": "1"} if error.status == 503 else {}
+        return JSONResponse(body, error.status, headers)
+
+    @api.exception_handler(HTTPException)
+    async def http_error(request: Request, error: HTTPException) -> Response:
+        return JSONResponse({"error": f"{request.method} {request.url.path[:80]}: {error.detail}"}, error.status_code)
+
+    @api.exception_handler(ClientDisconnect)
+    async def disconnected(_: Request, __: ClientDisconnect) -> Response:
+        return Response(status_code=400)
+
+    @api.exception_handler(Exception)
+    async def failed(_: Request, __: Exception) -> Response:
+        return JSONResponse({"error": "internal error; the service's log has the details"}, 500)
+
+
+def image_type(data: bytes) -> str:
+    """The media type of image bytes by their first bytes; anything but JPEG, PNG and WebP is opaque."""
+    if data.startswith(b"\xff\xd8\xff"):
+        return "image/jpeg"
+    if data.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "image/png"
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "image/webp"
+    return "application/octet-stream"
+
+
+def _wanted(request: Request) -> Wanted:
+    return parse_wanted(dict(request.query_params))
+
+
+def _media_type(header: str) -> str:
+    return header.partition(";")[0].strip().lower()
+
+
+def _json(answer: BaseModel) -> Response:
+    return Response(answer.model_dump_json(), media_type=JSON_TYPE)

@@ -1,0 +1,259 @@
+"""Scatters a query over the index shards with a deadline, and merges what comes back by (distance, id).
+
+Knows nothing of HTTP. A shard that does not answer in time, or answers with a failure, is missing: the answer is then
+refused with 503, or flagged if the caller allowed that. Calls to a replica that died are repeated until the deadline.
+"""
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from ray.exceptions import RayError, RayTaskError
+from ray.serve.exceptions import RayServeException
+from ray.serve.handle import DeploymentHandle
+
+from cibhash.errors import BadImage
+from cibhash.types import PADDING_ID, Codes, Neighbors, RangeNeighbors
+from cluster.index.merge import merge_neighbors, merge_ranges
+from cluster.index.shard_index import Row
+from cluster.manifests import IndexManifest
+from cluster.runtime import root_cause
+from cluster.service.schema import MAX_JSON_NEIGHBORS, MAX_NEIGHBORS, Coverage, Item, Query, RequestRefused, Wanted
+from cluster.service.shard_replica import Resolved, ShardAnswer
+from cluster.telemetry import log
+
+ENCODE_DEADLINE_S = 30.0
+RETRY_PAUSE_S = 0.05
+
+
+class Incomplete(RequestRefused):
+    """503: shards are missing and the caller wants all of them."""
+
+    def __init__(self, message: str, coverage: Coverage) -> None:
+        super().__init__(503, message)
+        self.coverage = coverage
+
+
+@dataclass(frozen=True)
+class Found:
+    """The merged answer of the shards that answered."""
+
+    neighbors: RangeNeighbors
+    """Per query ordered by (distance, id), without padding."""
+    items: dict[int, Item]
+    """The row of every neighbor by id, if rows were asked for."""
+    coverage: Coverage
+
+
+@dataclass
+class Scattered:
+    """What came back of a call to several shards."""
+
+    answers: dict[int, Any] = field(default_factory=dict)
+    """By shard number."""
+    failures: dict[int, str] = field(default_factory=dict)
+    """Why the others are missing."""
+
+
+def shard_name(number: int) -> str:
+    """Name of the deployment of one index shard."""
+    return f"Shard-{number:03d}"
+
+
+class Router:
+    """Asks the shards of one index version."""
+
+    def __init__(
+        self,
+        manifest: IndexManifest,
+        shards: Sequence[DeploymentHandle[Any]],
+        encoder: DeploymentHandle[Any],
+        deadline_s: float,
+    ) -> None:
+        self.manifest = manifest
+        self._shards = shards
+        self._encoder = encoder
+        self._deadline_s = deadline_s
+
+    async def search(self, query: Query, *, with_items: bool) -> Found:
+        """Neighbors of a checked query.
+
+        Raises:
+            RequestRefused: 404 for an unknown key or id, 422 for an answer too large, 503 for missing shards.
+        """
+        wanted = query.wanted
+        codes, lost = (query.codes, {}) if query.codes is not None else await self._resolve(query)
+        limit = MAX_JSON_NEIGHBORS if with_items else MAX_NEIGHBORS
+        if wanted.k is not None and len(codes) * min(wanted.k, self.manifest.count) > limit:
+            raise RequestRefused(
+                422, f"k: {wanted.k} for {len(codes)} queries, at most {limit} neighbors in one answer"
+            )
+        left = [number for number in range(len(self._shards)) if number not in lost]
+        scattered = await self._scatter(left, "search", codes, wanted.k, wanted.radius, with_items, limit)
+        scattered.failures.update(lost)
+        coverage = self.check_complete(scattered, wanted)
+        answers: list[ShardAnswer] = list(scattered.answers.values())
+        neighbors = await asyncio.to_thread(_merge, answers, wanted, len(codes))
+        if len(neighbors.ids) > limit:
+            raise RequestRefused(422, f"radius: {len(neighbors.ids)} neighbors found, at most {limit} in one answer")
+        return Found(neighbors, {item.id: item for answer in answers for item in answer.items}, coverage)
+
+    async def encode(self, image: bytes) -> Codes:
+        """The code uint8 (1, B/8) of one compressed image.
+
+        Raises:
+            RequestRefused: 422 with the reason if it cannot be decoded, 503 if the encoder does not answer.
+        """
+        until = asyncio.get_running_loop().time() + ENCODE_DEADLINE_S
+        try:
+            code: Codes = await _call(self._encoder, until, "encode_image", image)
+        except BadImage as error:
+            raise RequestRefused(422, f"image: {error}") from None
+        except _Unavailable as error:
+            raise RequestRefused(503, f"encoder: {error}") from None
+        return code
+
+    async def row(self, row_id: int) -> Row:
+        """The row with this id.
+
+        Raises:
+            RequestRefused: 404 if no shard has it, 503 if one that may have it does not answer.
+        """
+        scattered = await self._scatter(self._holders(row_id), "row", row_id)
+        for row in scattered.answers.values():
+            if row is not None:
+                found: Row = row
+                return found
+        self.check_complete(scattered, Wanted())
+        raise RequestRefused(404, f"id {row_id}: not in the index")
+
+    async def sample(self, number: int, seed: int | None) -> tuple[list[Item], Coverage]:
+        """Rows drawn at random without repetition, in random order."""
+        generator = np.random.default_rng(seed)
+        counts = [shard.count for shard in self.manifest.shards]
+        shares = generator.multivariate_hypergeometric(counts, min(number, self.manifest.count)).tolist()
+        seeds = generator.integers(2**32, size=len(counts)).tolist()
+        calls = {i: (share, seeds[i]) for i, share in enumerate(shares) if share}
+        scattered = await self._gather("sample", calls)
+        items = [item for answer in scattered.answers.values() for item in answer]
+        return [items[i] for i in generator.permutation(len(items))], self.coverage(scattered)
+
+    async def states(self) -> Scattered:
+        """The `shard_replica.ShardState` of every shard that answers."""
+        return await self._scatter(range(len(self._shards)), "state")
+
+    def coverage(self, scattered: Scattered) -> Coverage:
+        """Which part of the index is not missing."""
+        shards, missing = self.manifest.shards, sorted(scattered.failures)
+        lost = sum(shards[number].count for number in missing)
+        count = self.manifest.count
+        return Coverage(
+            partial=bool(missing),
+            coverage=1.0 - lost / count if count else 1.0,
+            shards_total=len(shards),
+            shards_answered=len(shards) - len(missing),
+            missing_shards=tuple(shard_name(number) for number in missing),
+            encoder_digest=self.manifest.encoder_digest,
+            index_version=self.manifest.version,
+        )
+
+    def check_complete(self, scattered: Scattered, wanted: Wanted) -> Coverage:
+        """The coverage, if the caller takes it.
+
+        Raises:
+            Incomplete: shards are missing and the caller did not allow that, or none answered.
+        """
+        coverage = self.coverage(scattered)
+        if coverage.partial:
+            reasons = "; ".join(f"{shard_name(i)}: {reason}" for i, reason in sorted(scattered.failures.items()))
+            log("incomplete answer", missing=",".join(coverage.missing_shards), reasons=reasons)
+            if not wanted.allow_partial or not coverage.shards_answered:
+                total, missing = coverage.shards_total, len(scattered.failures)
+                raise Incomplete(f"{missing} of {total} shards did not answer: {reasons}", coverage)
+        return coverage
+
+    def _holders(self, row_id: int) -> list[int]:
+        return [
+            i for i, shard in enumerate(self.manifest.shards) if shard.count and shard.min_id <= row_id <= shard.max_id
+        ]
+
+    async def _resolve(self, query: Query) -> tuple[Codes, dict[int, str]]:
+        """Codes of the keys or ids of a query, in its order, and the shards that did not help to find them."""
+        numbers = range(len(self._shards)) if query.keys else sorted({n for i in query.ids for n in self._holders(i)})
+        scattered = await self._scatter(numbers, "resolve", query.keys, query.ids)
+        answers: list[Resolved] = list(scattered.answers.values())
+        by_key = {key: row_id for answer in answers for key, row_id in answer.ids.items()}
+        by_id = {row_id: code for answer in answers for row_id, code in answer.codes.items()}
+        unknown = [f"key {key!r}" for key in query.keys if key not in by_key]
+        unknown += [f"id {row_id}" for row_id in query.ids if row_id not in by_id]
+        if unknown or scattered.failures:
+            self.check_complete(scattered, Wanted(allow_partial=query.wanted.allow_partial and not unknown))
+        if unknown:
+            raise RequestRefused(404, f"{unknown[0]}: not in the index")
+        codes = b"".join(by_id[row_id] for row_id in [*(by_key[key] for key in query.keys), *query.ids])
+        return np.frombuffer(codes, np.uint8).reshape(-1, self.manifest.bits // 8), scattered.failures
+
+    async def _scatter(self, numbers: Sequence[int], method: str, *arguments: object) -> Scattered:
+        return await self._gather(method, dict.fromkeys(numbers, arguments))
+
+    async def _gather(self, method: str, calls: Mapping[int, tuple[object, ...]]) -> Scattered:
+        until = asyncio.get_running_loop().time() + self._deadline_s
+        pending = [_call(self._shards[number], until, method, *arguments) for number, arguments in calls.items()]
+        scattered = Scattered()
+        for number, answer in zip(calls, await asyncio.gather(*pending, return_exceptions=True), strict=True):
+            if isinstance(answer, _Unavailable):
+                scattered.failures[number] = str(answer)
+            elif isinstance(answer, BaseException):
+                raise answer
+            else:
+                scattered.answers[number] = answer
+        return scattered
+
+
+class _Unavailable(Exception):
+    """A deployment that gave no answer, and why."""
+
+
+async def _call(handle: DeploymentHandle[Any], until: float, method: str, *arguments: object) -> Any:
+    """The answer of one replica; repeated on another, or on its successor, when the replica dies.
+
+    Raises:
+        _Unavailable: no answer until `until`, or the shard cannot be loaded.
+        RequestRefused, BadImage: what the replica says of the request itself.
+    """
+    started = time.monotonic()
+    try:
+        async with asyncio.timeout_at(until):
+            while True:
+                response = getattr(handle, method).remote(*arguments)
+                try:
+                    return await response
+                except RayTaskError as error:
+                    cause = root_cause(error.cause or error)
+                    if isinstance(cause, (RequestRefused, BadImage)):
+                        raise cause from None
+                    raise _Unavailable(f"{type(cause).__name__}: {cause}") from None
+                except (RayError, RayServeException):
+                    await asyncio.sleep(RETRY_PAUSE_S)
+                except asyncio.CancelledError:
+                    response.cancel()
+                    raise
+    except TimeoutError:
+        raise _Unavailable(f"no answer within {time.monotonic() - started:.1f} s") from None
+
+
+def _merge(answers: Sequence[ShardAnswer], wanted: Wanted, num_queries: int) -> RangeNeighbors:
+    if not answers:
+        return RangeNeighbors(np.zeros(num_queries + 1, np.int64), np.empty(0, np.int64), np.empty(0, np.int32))
+    if wanted.k is not None:
+        return _unpadded(merge_neighbors([a.nearest for a in answers if a.nearest is not None], wanted.k))
+    return merge_ranges([a.within for a in answers if a.within is not None])
+
+
+def _unpadded(neighbors: Neighbors) -> RangeNeighbors:
+    real = neighbors.ids != PADDING_ID
+    limits = np.concatenate([[0], np.cumsum(real.sum(axis=1))]).astype(np.int64)
+    return RangeNeighbors(limits, neighbors.ids[real], neighbors.distances[real])

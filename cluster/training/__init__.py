@@ -1,0 +1,1 @@
+"""The train job: workers, views, progress, checkpoints, the encoder at the end."""

@@ -1,0 +1,264 @@
+"""The evaluate job against brute force, and that no split of the work changes a number."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cibhash import metrics
+from cibhash.baselines import fit_itq, fit_random_hyperplanes
+from cibhash.binary import pack_bits, prefix
+from cibhash.errors import ConfigError, DataError, ManifestMismatch, NotFound
+from cibhash.hamming import histogram
+from cluster.config import EvaluateConfig
+from cluster.evaluation.evaluate import evaluate
+from cluster.evaluation.plan import plan_evaluation
+from cluster.evaluation.tasks import Scored, fit_all, score_all, survey_tables
+from tests import oracles
+from tests.tables import make_code_table
+
+NUM_QUERIES, NUM_DATABASE, BITS, FEATURES = 23, 210, 64, 32
+LENGTHS = (16, 32, 64)
+
+
+class Corpus:
+    """Clustered features, noisy codes of them, and labels, the same in every test."""
+
+    def __init__(self, *, several: bool = False) -> None:
+        generator = np.random.default_rng(7)
+        count = NUM_QUERIES + NUM_DATABASE
+        classes = generator.integers(5, size=count)
+        noise = generator.standard_normal((count, FEATURES))
+        self.features = (2 * generator.standard_normal((5, FEATURES))[classes] + noise).astype(np.float32)
+        flips = generator.random((count, BITS)) < 0.3
+        self.codes = pack_bits((generator.random((5, BITS)) < 0.5)[classes] ^ flips)
+        self.labels = [[int(one)] for one in classes]
+        if several:
+            self.labels = [sorted({label, *extra.tolist()}) for (label,), extra in zip(
+                self.labels, generator.integers(8, size=(count, 2)), strict=True)]  # fmt: skip
+
+    def tables(self, folder: Path, rows_per_part: int = 1000, **fields: Any) -> dict[str, str]:
+        """Writes the code tables `queries` and `database`."""
+        sides = {"queries": slice(0, NUM_QUERIES), "database": slice(NUM_QUERIES, None)}
+        return {
+            name: make_code_table(
+                folder / name,
+                self.codes[rows],
+                labels=self.labels[rows],
+                features=self.features[rows],
+                rows_per_part=rows_per_part,
+                prefixes=LENGTHS,
+                **fields,
+            )
+            for name, rows in sides.items()
+        }
+
+    def expected(self, bits: int, k: int) -> metrics.RetrievalMetrics:
+        """Metrics from one pass over all pairs, counted by the slow twin."""
+        codes = np.unpackbits(self.codes[:, : bits // 8], axis=1, bitorder="little")
+        total = np.zeros((NUM_QUERIES, bits + 1), np.int64)
+        relevant = np.zeros_like(total)
+        for query in range(NUM_QUERIES):
+            for row in range(NUM_QUERIES, len(codes)):
+                distance = int((codes[query] != codes[row]).sum())
+                total[query, distance] += 1
+                relevant[query, distance] += bool({*self.labels[query]} & {*self.labels[row]})
+        return metrics.from_histogram(total, relevant, k=k)
+
+
+def run(tables: dict[str, str], output: Path, **fields: Any) -> tuple[Any, dict[str, Any]]:
+    """The result and the content of metrics.json."""
+    result = evaluate(EvaluateConfig(**tables, output=str(output), **fields))
+    return result, json.loads(Path(result.metrics_uri).read_bytes())
+
+
+def scored(tables: dict[str, str], block_rows: int) -> Scored:
+    config = EvaluateConfig(**tables, output="unused", k=40, baseline_fit=tables["database"])
+    plan = plan_evaluation(config)
+    return score_all(plan, survey_tables(plan).form, fit_all(plan), block_rows=block_rows)
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("several", [False, True])
+def test_equals_brute_force(tmp_path: Path, ray_local: None, several: bool) -> None:
+    corpus = Corpus(several=several)
+    result, record = run(corpus.tables(tmp_path, rows_per_part=50), tmp_path / "out", k=40, example_queries=0)
+    assert list(result.map_at_k) == ["16", "32", "64"]
+    for series in record["series"]:
+        expected = corpus.expected(series["bits"], 40)
+        assert result.map_at_k[str(series["bits"])] == pytest.approx(expected.map_at_k, abs=1e-12)
+        for name in ("map_best", "map_worst", "precision_at_k", "recall_at_k", "median_tie_block"):
+            assert series[name] == pytest.approx(getattr(expected, name), abs=1e-12)
+        assert series["empty_ball_share"] == pytest.approx(expected.empty_ball_share[2])
+        np.testing.assert_allclose(series["recall_by_radius"], expected.recall_by_radius)
+        assert series["interval"]["low"] < series["map_at_k"] < series["interval"]["high"]
+        assert series["ranks"][0] == 1
+        assert series["ranks"][-1] == NUM_DATABASE
+        assert series["recall_by_rank"][-1] == pytest.approx(1)
+    assert (record["k"], record["queries"], record["database"]) == (40, NUM_QUERIES, NUM_DATABASE)
+    assert result.baselines == {}
+    assert result.beats_itq is None
+
+
+@pytest.mark.ray
+def test_no_split_changes_a_number(tmp_path: Path, ray_local: None) -> None:
+    corpus = Corpus()
+    whole = scored(corpus.tables(tmp_path / "whole"), block_rows=1000)
+    split = scored(corpus.tables(tmp_path / "split", rows_per_part=45), block_rows=6)
+    assert whole.counts.keys() == split.counts.keys()
+    for series, counts in whole.counts.items():
+        np.testing.assert_array_equal(counts.total, split.counts[series].total)
+        np.testing.assert_array_equal(counts.relevant, split.counts[series].relevant)
+        assert (counts.total.sum(axis=1) == NUM_DATABASE).all()
+    np.testing.assert_array_equal(whole.cosine, split.cosine)
+    np.testing.assert_array_equal(whole.statistics.ones, split.statistics.ones)
+    for bits in LENGTHS:
+        np.testing.assert_array_equal(whole.statistics.smallest[bits], split.statistics.smallest[bits])
+
+
+@pytest.mark.ray
+def test_baselines_and_cosine_equal_a_direct_computation(tmp_path: Path, ray_local: None) -> None:
+    corpus = Corpus()
+    tables = corpus.tables(tmp_path, rows_per_part=60)
+    result, record = run(tables, tmp_path / "out", k=40, bits=(16, 32), baseline_fit=tables["database"], seed=3)
+    labels = np.array(corpus.labels)[:, 0]
+    queries, database = corpus.features[:NUM_QUERIES], corpus.features[NUM_QUERIES:]
+    for bits in (16, 32):
+        fitted = {
+            "itq": fit_itq(database, bits, seed=3),
+            "random_hyperplanes": fit_random_hyperplanes(database, bits, 3),
+        }
+        for method, linear in fitted.items():
+            counts = histogram(
+                linear.encode(queries), linear.encode(database), labels[:NUM_QUERIES], labels[NUM_QUERIES:]
+            )
+            expected = metrics.from_histogram(*counts, k=40).map_at_k
+            assert result.baselines[method][str(bits)] == pytest.approx(expected, abs=1e-12)
+    unit = corpus.features / np.linalg.norm(corpus.features, axis=1, keepdims=True)
+    rankings = np.argsort(-(unit[:NUM_QUERIES] @ unit[NUM_QUERIES:].T), axis=1)
+    precision = [
+        float(oracles.average_precision((labels[NUM_QUERIES:][ranking] == label).astype(int).tolist(), 40, "hashing"))
+        for ranking, label in zip(rankings, labels[:NUM_QUERIES], strict=True)
+    ]
+    assert result.float_cosine == pytest.approx(np.mean(precision), abs=1e-9)
+    margins = {margin["bits"]: margin["difference"] for margin in record["margins"]}
+    assert margins[16] == pytest.approx(result.map_at_k["16"] - result.baselines["itq"]["16"])
+    assert result.beats_itq == all(difference > 0 for difference in margins.values())
+    assert result.verdict == record["verdict"] != ""
+
+
+@pytest.mark.ray
+def test_rerun_writes_the_same_numbers_and_the_report_last(tmp_path: Path, ray_local: None) -> None:
+    tables = Corpus().tables(tmp_path, rows_per_part=90)
+    first, _ = run(tables, tmp_path / "out", k=40, title="Twice")
+    files = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()}
+    assert max(files, key=lambda name: files[name]) == "report.html"
+    second, _ = run(tables, tmp_path / "again", k=40, title="Twice")
+    assert Path(first.metrics_uri).read_bytes() == Path(second.metrics_uri).read_bytes()
+    assert {"metrics.json", "metrics.md", "report.html"} == set(files)
+
+
+@pytest.mark.ray
+def test_k_above_the_database_means_all(tmp_path: Path, ray_local: None) -> None:
+    corpus = Corpus()
+    result, record = run(corpus.tables(tmp_path), tmp_path / "out", k=5000, bits=32, example_queries=0)
+    assert (record["k"], record["k_asked"], result.k) == (NUM_DATABASE, 5000, NUM_DATABASE)
+    assert result.map_at_k["32"] == pytest.approx(corpus.expected(32, NUM_DATABASE).map_at_k, abs=1e-12)
+    assert any("5000" in note for note in record["notes"])
+
+
+@pytest.mark.ray
+def test_one_image_with_two_labels_far_away_changes_the_form_everywhere(tmp_path: Path, ray_local: None) -> None:
+    corpus = Corpus()
+    corpus.labels[-1] = [3, 4]
+    corpus.labels[0] = []
+    result, record = run(corpus.tables(tmp_path, rows_per_part=30), tmp_path / "out", k=40, bits=16, example_queries=0)
+    assert result.map_at_k["16"] == pytest.approx(corpus.expected(16, 40).map_at_k, abs=1e-12)
+    assert any("1 of 23 images of the queries have no label" in note for note in record["notes"])
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("side", ["queries", "database"])
+def test_a_table_without_labels_is_named(tmp_path: Path, ray_local: None, side: str) -> None:
+    corpus = Corpus()
+    tables = corpus.tables(tmp_path)
+    tables[side] = make_code_table(tmp_path / "bare", corpus.codes)
+    with pytest.raises(DataError, match="bare: none of the 233 images has a label"):
+        run(tables, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.ray
+def test_a_part_that_was_changed_is_refused(tmp_path: Path, ray_local: None) -> None:
+    tables = Corpus().tables(tmp_path, rows_per_part=100)
+    part = tmp_path / "database" / "parts" / "part-000001.parquet"
+    content = bytearray(part.read_bytes())
+    content[100] ^= 1
+    part.write_bytes(content)
+    with pytest.raises(ManifestMismatch, match="part-000001"):
+        run(tables, tmp_path / "out")
+
+
+@pytest.mark.ray
+def test_examples_are_the_exact_neighbors(tmp_path: Path, ray_local: None) -> None:
+    from cluster.evaluation.examples import find_examples
+
+    corpus = Corpus()
+    plan = plan_evaluation(EvaluateConfig(**corpus.tables(tmp_path, rows_per_part=33), output="unused"))
+    precision = np.random.default_rng(0).permutation(NUM_QUERIES) / NUM_QUERIES
+    examples = find_examples(plan, precision, 16, 5)
+    assert [one.average_precision for one in examples] == sorted(
+        (one.average_precision for one in examples), reverse=True
+    )
+    assert examples[0].average_precision == precision.max()
+    assert examples[-1].average_precision == precision.min()
+    codes = prefix(corpus.codes, 16)
+    for example in examples:
+        query = int(example.query.id)
+        expected = oracles.search(codes[query], codes[NUM_QUERIES:], range(NUM_DATABASE))[:10]
+        assert [(one.distance, one.row.id) for one in example.neighbors] == expected
+        for one in example.neighbors:
+            assert one.relevant == (corpus.labels[query] == corpus.labels[NUM_QUERIES + one.row.id])
+            assert one.row.shard == "nowhere/dataset/shard-000000.tar"
+            assert one.row.offset == one.row.id * 1024 + 512
+
+
+def test_tables_of_two_encoders_are_refused_with_both_digests(tmp_path: Path) -> None:
+    corpus = Corpus()
+    tables = corpus.tables(tmp_path)
+    tables["queries"] = make_code_table(tmp_path / "other", corpus.codes, encoder_digest="f" * 64)
+    with pytest.raises(ManifestMismatch) as caught:
+        run(tables, tmp_path / "out")
+    assert "f" * 16 in str(caught.value)
+    assert "e" * 16 in str(caught.value)
+    assert caught.value.exit_code == 3
+
+
+def test_what_cannot_work_is_refused_before_any_work(tmp_path: Path) -> None:
+    corpus = Corpus()
+    tables = corpus.tables(tmp_path)
+    with pytest.raises(ConfigError, match=r"128 bits: the codes of .*database have 64"):
+        run(tables, tmp_path / "out", bits=(16, 128))
+    bare = make_code_table(tmp_path / "bare", corpus.codes, labels=corpus.labels)
+    with pytest.raises(ConfigError, match="bare: has no features"):
+        run(tables, tmp_path / "out", baseline_fit=bare)
+    with pytest.raises(NotFound, match=r"codes\.json is missing"):
+        run(tables | {"database": str(tmp_path / "nothing")}, tmp_path / "out")
+
+
+def test_parts_without_rows_are_never_opened(tmp_path: Path) -> None:
+    table = plan_evaluation(EvaluateConfig(**Corpus().tables(tmp_path, rows_per_part=100), output="unused")).database
+    empty = table.manifest.parts[1].model_copy(update={"rows": 0, "quarantined": 100, "path": "parts/none.parquet"})
+    parts = (table.manifest.parts[0], empty, *table.manifest.parts[2:])
+    left = dataclasses.replace(table, manifest=table.manifest.model_copy(update={"parts": parts}))
+    assert [part.path for part in left.parts] == ["parts/part-000000.parquet", "parts/part-000002.parquet"]
+
+
+def test_dry_run_touches_nothing(tmp_path: Path) -> None:
+    result = evaluate(EvaluateConfig(**Corpus().tables(tmp_path), output=str(tmp_path / "out"), dry_run=True))
+    assert result.map_at_k == {}
+    assert (result.queries, result.database, result.k) == (NUM_QUERIES, NUM_DATABASE, NUM_DATABASE)
+    assert not (tmp_path / "out").exists()
