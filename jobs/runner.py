@@ -34,6 +34,8 @@ REPORT_FILE = "run_report.json"
 INTERRUPTED, TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM
 _STORAGE_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _MESSAGE_LIMIT = 1000
+_SUBMITTED = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+"""Set by `ray job submit` for the driver that it runs."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,6 +81,7 @@ def run_job(
     with _stdout_for_result() as stdout, _terminated_by_exit():
         try:
             config = load_config(cls, arguments, f"cibhash {job}")
+            _refuse_lost_output(config)
             result = work(config)
             fields = plain(result) if result is not None else {}
             if config.dry_run:
@@ -97,6 +100,20 @@ def run_job(
         line = {"job": job, "status": status, **fields, "seconds": seconds}
         stdout.write(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
     return failure.exit_code if failure else 0
+
+
+def _refuse_lost_output(config: JobConfig) -> None:
+    """Refuses a relative output of a job run by `ray job submit`, which would go with the job's working folder.
+
+    Raises:
+        ConfigError: naming the output.
+    """
+    output = getattr(config, "output", "")
+    if output and _SUBMITTED in os.environ and not storage.is_s3(output) and not os.path.isabs(output):
+        raise ConfigError(
+            f"output {output!r}: relative, but a submitted job runs in a copy of the working folder that "
+            "is thrown away: use an absolute path or s3://bucket/prefix"
+        )
 
 
 def describe_failure(error: BaseException) -> Failure:

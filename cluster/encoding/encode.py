@@ -7,6 +7,7 @@ by Ray and its shard is done again.
 
 import dataclasses
 import json
+import logging
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -102,8 +103,8 @@ def _encode_shards(
 ) -> dict[int, PartRecord]:
     import ray.data
 
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)  # importing ray.data has just set its own level
+    ray.data.DataContext.get_current().enable_progress_bars = False
     rows = [{"number": number, "shard": json.dumps(dataclasses.asdict(shard))} for number, shard in todo]
     numbers = {shard.uri: number for number, shard in todo}
     pipeline = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(

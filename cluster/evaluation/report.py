@@ -27,7 +27,7 @@ def report_html(evaluation: Evaluation, examples: Sequence[Example], uris: Mappi
         uris: Where the tables (by role) and the encoder lie.
     """
     title = escape(evaluation.title)
-    style = resources.files("cluster").joinpath("report.css").read_text()
+    style = resources.files("cluster.evaluation").joinpath("report.css").read_text()
     sections = (
         _head(evaluation),
         _headline(evaluation),

@@ -172,7 +172,7 @@ def _add_state(api: FastAPI, router: Router, config: ServeConfig) -> None:
 
 def _add_page(api: FastAPI) -> None:
     for path, (name, media_type) in PAGE_FILES.items():
-        content = resources.files("cluster").joinpath(name).read_bytes()
+        content = resources.files("cluster.service").joinpath(name).read_bytes()
 
         async def page(content: bytes = content, media_type: str = media_type) -> Response:
             return Response(content, media_type=media_type, headers={"Cache-Control": "no-cache"})

@@ -3,7 +3,6 @@
 import io
 import json
 import os
-import secrets
 import shutil
 import signal
 import socket
@@ -47,6 +46,10 @@ class Head:
     url: str
     env: dict[str, str]
 
+    @property
+    def token(self) -> str:
+        return Path(self.env["RAY_AUTH_TOKEN_PATH"]).read_text()
+
 
 def free_port() -> int:
     with socket.socket() as probe:
@@ -57,24 +60,24 @@ def free_port() -> int:
 
 @pytest.fixture(scope="module")
 def head() -> Iterator[Head]:
-    """`ray start --head` with its own home, folder, ports and token; ended by its process group."""
+    """The project's own start script with its own home, folder, ports and token; ended by its process group."""
     folder = tempfile.mkdtemp(prefix="cibhash-head-", dir="/tmp")
+    ports = {name: str(free_port()) for name in ("PORT", "DASHBOARD_PORT", "CLIENT_PORT")}
     env = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    env |= {"HOME": folder, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-    dashboard, port, client = free_port(), free_port(), free_port()
-    command = [
-        *(str(RAY), "start", "--head", "--block", "--disable-usage-stats", "--num-cpus=16"),
-        *(f"--port={port}", f"--ray-client-server-port={client}", f"--temp-dir={folder}/ray"),
-        *("--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}", f"--object-store-memory={256 * 2**20}"),
-    ]
+    env |= {"HOME": folder, "NUM_CPUS": "16", **ports, "PATH": f"{RAY.parent}:{env['PATH']}"}
+    token_path = Path(folder, "token")
+    command = [str(REPOSITORY / "infra" / "local-head.sh"), folder]
     log_path = Path(folder, "start.log")
     with open(log_path, "wb") as log:
         process = subprocess.Popen(command, env=env, stdout=log, stderr=log, start_new_session=True)
-    running = Head(f"http://127.0.0.1:{dashboard}", env)
+    env |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token_path)}
+    running = Head(f"http://127.0.0.1:{ports['DASHBOARD_PORT']}", env)
     try:
         deadline = time.monotonic() + START_TIMEOUT_S
         trivial = json.dumps({"entrypoint": "true"}).encode()
-        while status(running, "/api/jobs/", env["RAY_AUTH_TOKEN"], trivial) != 200:  # 500 until an agent takes jobs
+        while (
+            not token_path.exists() or status(running, "/api/jobs/", running.token, trivial) != 200
+        ):  # 500: no agent yet
             assert process.poll() is None, log_path.read_text()
             assert time.monotonic() < deadline, log_path.read_text()
             time.sleep(0.5)
@@ -133,7 +136,7 @@ def test_jobs_without_the_token_are_refused(head: Head) -> None:
     body = json.dumps({"entrypoint": "true"}).encode()
     assert status(head, "/api/jobs/", data=body) == 401
     assert status(head, "/api/jobs/", token="0" * 64, data=body) == 403
-    assert status(head, "/api/jobs/", token=head.env["RAY_AUTH_TOKEN"]) == 200
+    assert status(head, "/api/jobs/", token=head.token) == 200
 
 
 def test_train_and_encode_by_submission(head: Head, dataset: str, tmp_path: Path) -> None:
@@ -154,6 +157,24 @@ def test_train_and_encode_by_submission(head: Head, dataset: str, tmp_path: Path
     table = open_codes(codes)
     assert (table.rows_out, table.encoder_digest) == (40, trained["encoder_digest"])
     assert json.loads(Path(codes, "run_report.json").read_text())["status"] == "ok"
+
+
+def test_a_relative_output_is_refused(head: Head, dataset: str) -> None:
+    code, output = submit(
+        head,
+        sys.executable,
+        "-m",
+        "jobs.encode",
+        "--encoder",
+        "nowhere",
+        "--dataset",
+        dataset,
+        "--output",
+        "runs/codes",
+    )
+    assert code == 1
+    assert job_line(output)["exit_code"] == 2
+    assert "'runs/codes': relative" in str(job_line(output)["error"])
 
 
 def test_a_failing_job_reports_its_exit_code(head: Head, dataset: str, tmp_path: Path) -> None:
