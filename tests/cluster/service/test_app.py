@@ -25,7 +25,8 @@ from cluster.code_tables import packed_array
 from cluster.config import SearchConfig, ServeConfig
 from cluster.index.versions import open_index
 from cluster.search import search
-from cluster.service.app import APP_NAME, build_app, check_endpoint, reloading, running_service
+from cluster.service import reloading
+from cluster.service.app import APP_NAME, build_app, check_endpoint, running_service
 from cluster.service.arrow_answer import code_stream, read_answer
 from cluster.service.router import shard_name
 from cluster.service.schema import ARROW_TYPE, SearchAnswer

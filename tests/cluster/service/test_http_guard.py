@@ -13,7 +13,7 @@ import uvicorn
 from fastapi import FastAPI, Request
 
 from cibhash.errors import ConfigError
-from cluster.service.app import http_guard
+from cluster.service import http_guard
 from cluster.service.http_api import add_error_answers
 from cluster.service.http_guard import Guard, token_digests
 
