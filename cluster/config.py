@@ -1,6 +1,6 @@
 """What a person writes to run a job: one frozen model per job, unknown fields refused.
 
-Knows nothing of the command line; `jobs.cli` fills these from a YAML recipe and overrides. No field reads the
+Knows nothing of the command line; `jobs.config_loader` fills these from a YAML recipe and overrides. No field reads the
 environment. Batch sizes are global. Locations are plain paths or `s3://bucket/prefix`.
 """
 
@@ -94,7 +94,7 @@ class TrainConfig(JobConfig):
     dataset: str
     """The training dataset (a directory with dataset.json)."""
     output: str
-    """Where the encoder directory goes; checkpoints lie below OUTPUT/checkpoints until it is complete."""
+    """Where the encoder directory goes; checkpoints lie below OUTPUT/checkpoints."""
     bits: CodeLengths = (64,)
     """Code lengths, trained together as prefixes of the longest: 16,32,64. One length is the paper's plain code."""
     backbone: BackboneSpec = BackboneSpec()
@@ -297,8 +297,6 @@ class DemoConfig(JobConfig):
     """Where everything goes."""
     serve: bool = True
     """Serve the search page at the end, until interrupted."""
-    host: str = "127.0.0.1"
-    """Address of the search page."""
     port: Annotated[int, Field(ge=1, le=65535)] = 8000
     """Port of the search page."""
     seed: Seed = 0

@@ -6,11 +6,11 @@ Knows nothing of how shards are made or what is done with samples.
 import dataclasses
 from collections.abc import Iterator
 
-from cibhash.errors import CorruptShard, DataError, NotFound
+from cibhash.errors import CorruptShard, DataError, ManifestMismatch, NotFound
 from cibhash.shards import read_samples
 from cibhash.types import Sample, TarShard
 from cluster import storage
-from cluster.manifests import DatasetManifest, load_manifest
+from cluster.manifests import DatasetManifest, check_digest, load_manifest
 
 
 def open_dataset(uri: str) -> DatasetManifest:
@@ -54,9 +54,8 @@ def verify_shard(uri: str, shard: TarShard) -> None:
     shard = located(uri, shard)
     try:
         digest, size = storage.sha256_of(shard.uri)
+        check_digest(shard.uri, shard.bytes, shard.sha256, size, digest)
     except NotFound:
         raise CorruptShard(f"{shard.uri}: missing, but listed by {storage.join(uri, 'dataset.json')}") from None
-    if size != shard.bytes:
-        raise CorruptShard(f"{shard.uri}: {size} bytes, its manifest says {shard.bytes}")
-    if digest != shard.sha256:
-        raise CorruptShard(f"{shard.uri}: sha256 {digest[:16]}..., its manifest says {shard.sha256[:16]}...")
+    except ManifestMismatch as error:
+        raise CorruptShard(str(error)) from None

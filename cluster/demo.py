@@ -72,7 +72,7 @@ def run_demo(config: DemoConfig, training: TrainConfig) -> DemoResult:
     """
     base = storage.absolute(config.output)
     data, encoder, index = (storage.join(base, name) for name in ("data", "encoder", "index"))
-    serving = ServeConfig(index=index, encoder=encoder, host=config.host, port=config.port, ray=config.ray)
+    serving = ServeConfig(index=index, encoder=encoder, port=config.port, ray=config.ray)
     if config.serve:
         check_endpoint(serving)
     clock = _Clock()

@@ -151,6 +151,21 @@ def root_cause(error: BaseException) -> BaseException:
     return last
 
 
+def require_resources(setting: str, workers: int, *, cpus: float, gpus: float) -> None:
+    """Refuses workers that the cluster as it is now could never hold, instead of waiting for them in silence.
+
+    Raises:
+        ConfigError: naming the setting, what it needs and what there is.
+    """
+    import ray
+
+    total: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    for name, each in (("CPU", cpus), ("GPU", gpus)):
+        if workers * each > total.get(name, 0.0):
+            have = total.get(name, 0.0)
+            raise ConfigError(f"{setting} {workers} needs {workers * each:g} {name}s, the Ray cluster has {have:g}")
+
+
 def check_faiss() -> None:
     """Refuses to go on without exactly one FAISS distribution: pip does not see that they overwrite each other.
 

@@ -26,9 +26,8 @@ from cluster.index.shard_index import ShardIndex
 from cluster.index.versions import OpenIndex, open_index
 from cluster.manifests import same_encoder
 from cluster.service.request_parsing import parse_codes
-from cluster.service.schema import MAX_ID, RequestRefused, SearchAnswer
+from cluster.service.schema import DEFAULT_K, MAX_ID, RequestRefused, SearchAnswer
 
-DEFAULT_K = 10
 Kind = Literal["image", "key", "id", "code"]
 
 
@@ -84,10 +83,6 @@ def search(config: SearchConfig) -> SearchResult:
         ServiceUnavailable: the service does not answer.
     """
     k = DEFAULT_K if config.k is None and config.radius is None else config.k
-    if k is not None and k < 1:
-        raise ConfigError(f"k {k}: expected at least 1")
-    if config.radius is not None and config.radius < 0:
-        raise ConfigError(f"radius {config.radius}: expected at least 0")
     queries = [_parse(text) for text in config.query]
     answers = _ask_service(config, queries, k) if config.url else _ask_index(config, queries, k)
     found = tuple(FoundQuery(q.text, near) for q, near in zip(queries, answers.neighbors, strict=True))

@@ -31,6 +31,8 @@ from jobs.config_loader import load_config
 
 C = TypeVar("C", bound=JobConfig)
 REPORT_FILE = "run_report.json"
+FAILURE_FILE = "run_report_failed.json"
+"""Of a run that failed where an earlier one had succeeded."""
 INTERRUPTED, TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM
 _STORAGE_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _MESSAGE_LIMIT = 1000
@@ -187,11 +189,20 @@ def _write_report(
         "driver_peak_memory_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
     }
     try:
+        name = FAILURE_FILE if failure and _succeeded_before(output) else REPORT_FILE
         storage.write_bytes(
-            storage.join(output, REPORT_FILE), json.dumps(report, indent=1, ensure_ascii=False).encode() + b"\n"
+            storage.join(output, name), json.dumps(report, indent=1, ensure_ascii=False).encode() + b"\n"
         )
     except (CIBHashError, OSError) as error:
         log(f"{job}: {REPORT_FILE} could not be written", reason=error)
+
+
+def _succeeded_before(output: str) -> bool:
+    """Whether the output holds the report of a run that succeeded: a later failure does not replace it."""
+    try:
+        return bool(json.loads(storage.read_bytes(storage.join(output, REPORT_FILE)))["status"] == "ok")
+    except (CIBHashError, ValueError, KeyError, TypeError):
+        return False
 
 
 def _show_help(job: str, cls: type[JobConfig], arguments: list[str]) -> int:

@@ -51,6 +51,10 @@ def test_command_parses(name: str, arguments: list[str], monkeypatch: pytest.Mon
     assert callable(import_module(f"jobs.{name}").main)
 
 
+def test_nothing_is_left_to_be_filled_in() -> None:
+    assert "@@" not in README + (ROOT / "tests" / "benchmarks" / "RESULTS.md").read_text()
+
+
 def test_linked_files_exist() -> None:
     links = re.findall(r"\]\(([^)#]+)\)", README)
     local = [link for link in links if "://" not in link]

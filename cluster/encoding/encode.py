@@ -22,7 +22,7 @@ from cluster.datasets import open_dataset
 from cluster.encoders import EncoderInfo, encoder_info
 from cluster.encoding.shard_encoder import EncodingPlan, PartRecord, ShardEncoder, raise_failure, read_record
 from cluster.manifests import CodeManifest, DatasetManifest, QuarantineTable, create_manifest, read_verified
-from cluster.runtime import ray_session
+from cluster.runtime import ray_session, require_resources
 from cluster.telemetry import log, progress
 
 ALWAYS_ALLOWED = 10
@@ -76,6 +76,7 @@ def encode(config: EncodeConfig) -> EncodeResult:
         )
     if todo:
         with ray_session(config.ray):
+            require_resources("num_workers", config.num_workers, cpus=1.0, gpus=float(config.use_gpu))
             records.update(_encode_shards(plan, todo, config.num_workers, reused, dataset))
     manifest = _commit(plan, dataset, encoder, [records[number] for number in sorted(records)], config.max_quarantined)
     return _result(output, manifest, reused=reused)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import ray
 
-from cibhash.errors import DataError, ManifestMismatch, NotFound
+from cibhash.errors import AlreadyExists, DataError, ManifestMismatch, NotFound
 from cibhash.types import Codes, Neighbors
 from cluster import storage
 from cluster.code_tables import codes_of, open_codes, read_part
@@ -157,7 +157,11 @@ def _commit(request: _Request, queries: CodeManifest, index: OpenIndex, parts: l
         rows=rows,
         parts=tuple(parts),
     )
-    create_manifest(request.output_uri, manifest)
+    try:
+        create_manifest(request.output_uri, manifest)
+    except AlreadyExists:
+        if not _is_finished(request, queries.digest):
+            raise
 
 
 def _retrieve_parts(

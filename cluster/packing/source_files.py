@@ -111,9 +111,12 @@ def _labels(value: Any, where: str) -> tuple[int, ...]:
     try:
         if any(isinstance(item, bool) or (isinstance(item, float) and item != int(item)) for item in values):
             raise ValueError(value)
-        return tuple(sorted({int(item) for item in values}))
+        labels = tuple(sorted({int(item) for item in values}))
+        if any(not 0 <= label < 2**31 for label in labels):
+            raise ValueError(value)
+        return labels
     except (TypeError, ValueError):
-        raise DataError(f"{where}: labels {value!r}, expected integers as in 3 or 1;5") from None
+        raise DataError(f"{where}: labels {value!r}, expected integers from 0 to 2147483647 as in 3 or 1;5") from None
 
 
 def _read_csv(uri: str) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -66,10 +66,10 @@ def assign_splits(items: Iterable[SourceItem], shares: str, seed: int) -> Iterat
 
 
 def _lister(source: str) -> Callable[[PackConfig], Source]:
-    if source == "digits":
-        return digits
-    if source == "cifar10":
-        return cifar10
+    if source in ("digits", "cifar10"):
+        if os.path.exists(source):
+            raise ConfigError(f"{source} is a benchmark and a file or folder here: write ./{source} for the latter")
+        return digits if source == "digits" else cifar10
     if source.lower().endswith(LIST_SUFFIXES):
         return image_list
     if storage.is_s3(source):

@@ -23,6 +23,7 @@ from cluster.service.request_parsing import check_wanted, parse_arrow, parse_int
 from cluster.service.router import Found, Incomplete, Router, shard_name
 from cluster.service.schema import (
     ARROW_TYPE,
+    DEFAULT_K,
     JSON_TYPE,
     MAX_ID,
     Limits,
@@ -36,7 +37,6 @@ from cluster.service.schema import (
     Wanted,
 )
 
-DEFAULT_K = 10
 """Neighbors of an uploaded image when the caller names neither k nor radius."""
 MAX_RANDOM = 100
 PAGE_FILES = {"/": ("page.html", "text/html"), "/page.css": ("page.css", "text/css")}

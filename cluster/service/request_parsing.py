@@ -14,9 +14,6 @@ from pydantic import ValidationError
 from cibhash.types import Codes
 from cluster.code_tables import codes_of
 from cluster.service.schema import (
-    ARROW_TYPE,
-    MAX_JSON_NEIGHBORS,
-    MAX_NEIGHBORS,
     Limits,
     Query,
     RequestRefused,
@@ -150,18 +147,6 @@ def _parse_code(position: int, text: str, bits: int) -> Codes:
 def _check_number(name: str, number: int, limits: Limits) -> None:
     if not 1 <= number <= limits.max_queries:
         raise RequestRefused(422, f"{name}: {number} queries, expected from 1 to {limits.max_queries}")
-
-
-def check_size(neighbors: int, as_arrow: bool) -> None:
-    """Refuses an answer that would be too large to hold.
-
-    Raises:
-        RequestRefused: 422, with the number of neighbors and the limit.
-    """
-    limit = MAX_NEIGHBORS if as_arrow else MAX_JSON_NEIGHBORS
-    if neighbors > limit:
-        hint = "" if as_arrow or neighbors > MAX_NEIGHBORS else f", or accept {ARROW_TYPE}"
-        raise RequestRefused(422, f"{neighbors} neighbors in one answer, at most {limit}: ask for fewer{hint}")
 
 
 def one_line(error: ValidationError) -> str:

@@ -185,7 +185,9 @@ class Router:
         numbers = range(len(self._shards)) if query.keys else sorted({n for i in query.ids for n in self._holders(i)})
         scattered = await self._scatter(numbers, "resolve", query.keys, query.ids)
         answers: list[Resolved] = list(scattered.answers.values())
-        by_key = {key: row_id for answer in answers for key, row_id in answer.ids.items()}
+        by_key: dict[str, int] = {}
+        for key, row_id in (pair for answer in answers for pair in answer.ids.items()):
+            by_key[key] = min(row_id, by_key.get(key, row_id))  # a key of several shards: the smallest id, as of one
         by_id = {row_id: code for answer in answers for row_id, code in answer.codes.items()}
         unknown = [f"key {key!r}" for key in query.keys if key not in by_key]
         unknown += [f"id {row_id}" for row_id in query.ids if row_id not in by_id]

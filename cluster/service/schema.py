@@ -18,6 +18,8 @@ MAX_NEIGHBORS = 10_000_000
 """Neighbors (queries * k, or all within the radius) of one Arrow answer; 12 bytes each."""
 MAX_JSON_NEIGHBORS = 500_000
 """Neighbors of one JSON answer, which also carries keys and labels."""
+DEFAULT_K = 10
+"""Neighbors of a query that names neither k nor radius."""
 MAX_ID = 2**63 - 1
 
 

@@ -12,9 +12,9 @@ from typing import Any
 
 import ray
 
-from cibhash.errors import NotFound
+from cibhash.errors import NotFound, StorageError
 from cluster import storage
-from cluster.telemetry import progress
+from cluster.telemetry import log, progress
 
 _POLL_S = 1.0
 _WRITE_INTERVAL_S = 10.0
@@ -48,9 +48,12 @@ class EpochRows:
         self.by_epoch.update((row["epoch"], row) for row in rows)
 
     def write(self) -> None:
-        """Writes `metrics.jsonl`, one JSON object per epoch."""
+        """Writes `metrics.jsonl`, one JSON object per epoch; training goes on if that fails."""
         rows = [json.dumps(self.by_epoch[epoch]) + "\n" for epoch in sorted(self.by_epoch)]
-        storage.write_bytes(self._uri, "".join(rows).encode())
+        try:
+            storage.write_bytes(self._uri, "".join(rows).encode())
+        except StorageError as error:
+            log("metrics cannot be written", reason=error)
 
 
 def read_rows(uri: str) -> list[dict[str, Any]]:
@@ -58,6 +61,9 @@ def read_rows(uri: str) -> list[dict[str, Any]]:
     try:
         return [json.loads(line) for line in storage.read_bytes(uri).splitlines()]
     except NotFound:
+        return []
+    except ValueError:
+        log("metrics cannot be read and are begun anew", file=uri)
         return []
 
 

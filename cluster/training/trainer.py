@@ -16,16 +16,16 @@ import ray.train
 import ray.train.torch
 
 from cibhash.checkpoint import load_checkpoint
-from cibhash.encoder import ENCODER_FILE, HashEncoder
+from cibhash.encoder import ENCODER_FILE
 from cibhash.errors import AlreadyExists, ConfigError, DataError
 from cibhash.sampling import steps_per_epoch
 from cibhash.types import TarShard
 from cluster import storage
 from cluster.config import TrainConfig
 from cluster.datasets import open_dataset, verify_shard
-from cluster.encoders import encoder_info, local_weights, publish_encoder
+from cluster.encoders import encoder_info, publish_encoder
 from cluster.manifests import DatasetManifest
-from cluster.runtime import ray_session
+from cluster.runtime import ray_session, require_resources
 from cluster.telemetry import log
 from cluster.training.epoch_board import read_rows, shown_board
 from cluster.training.view_cache import cache_views
@@ -66,8 +66,7 @@ def train(config: TrainConfig) -> TrainResult:
     dataset = open_dataset(config.dataset)
     steps = steps_per_epoch(dataset.num_samples, config.streams, config.batch_size) * config.epochs
     output = storage.absolute(config.output)
-    with local_weights(config.backbone.weights):
-        pass
+    encoder = untrained_encoder(config, dataset)
     if config.dry_run:
         return TrainResult(output, "", dataset.digest, config.bits, dataset.num_samples, config.epochs, steps, None)
     _claim(config, dataset, output)
@@ -77,12 +76,14 @@ def train(config: TrainConfig) -> TrainResult:
         log("train: already complete", encoder=output)
     else:
         with ray_session(config.ray):
+            require_resources("num_workers", config.num_workers, cpus=1.0, gpus=float(config.use_gpu))
             _verify(config.dataset, dataset)
             views = cache_views(config, dataset) if config.num_cached_views else ""
             with shown_board(metrics_uri, config.epochs) as board:
                 checkpoint = _fit(config, views, board, output)
-            encoder = _trained_encoder(config, dataset, checkpoint)
-        digest = publish_encoder(encoder, output)
+            with checkpoint.as_directory() as folder:
+                load_checkpoint(Path(folder), trained_part(encoder))
+        digest = publish_encoder(encoder.eval(), output)
     rows = read_rows(metrics_uri)
     loss = rows[-1]["loss"] if rows else None
     return TrainResult(output, digest, dataset.digest, config.bits, dataset.num_samples, config.epochs, steps, loss)
@@ -99,13 +100,18 @@ def _with_absolute_paths(config: TrainConfig) -> TrainConfig:
 def _claim(config: TrainConfig, dataset: DatasetManifest, output: str) -> None:
     """Records the run's settings, or compares them with those of the run that is to be continued."""
     settings = {**config.model_dump(mode="json", exclude=_FREE_TO_CHANGE), "dataset_digest": dataset.digest}
+    settings["streams"] = config.streams
+    if config.backbone.weights not in ("hub", "none"):
+        settings["backbone"]["weights"] = storage.sha256_of(config.backbone.weights)[0]
     location = storage.join(output, "training.json")
     try:
         storage.create_bytes(location, (json.dumps(settings, indent=1) + "\n").encode())
     except AlreadyExists:
         found = json.loads(storage.read_bytes(location))
         for name in sorted(settings.keys() | found.keys()):
-            if settings.get(name) != found.get(name):
+            if name == "streams" and settings["streams"] != found.get("streams"):
+                log("train: the order of images changes from here on", streams=found.get(name), now=config.streams)
+            elif settings.get(name) != found.get(name):
                 raise ConfigError(
                     f"{output}: holds a run with {name} {found.get(name)}, asked for {settings.get(name)}: "
                     "choose another output"
@@ -142,10 +148,3 @@ def _fit(config: TrainConfig, views: str, board: Any, output: str) -> ray.train.
     if checkpoint is None:
         raise DataError(f"{output}: training ended without a checkpoint")
     return checkpoint
-
-
-def _trained_encoder(config: TrainConfig, dataset: DatasetManifest, checkpoint: ray.train.Checkpoint) -> HashEncoder:
-    encoder = untrained_encoder(config, dataset)
-    with checkpoint.as_directory() as folder:
-        load_checkpoint(Path(folder), trained_part(encoder))
-    return encoder.eval()
