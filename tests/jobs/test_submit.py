@@ -62,7 +62,7 @@ def free_port() -> int:
 def head() -> Iterator[Head]:
     """The project's own start script with its own home, folder, ports and token; ended by its process group."""
     folder = tempfile.mkdtemp(prefix="cibhash-head-", dir="/tmp")
-    ports = {name: str(free_port()) for name in ("PORT", "DASHBOARD_PORT", "CLIENT_PORT")}
+    ports = {name: str(free_port()) for name in ("PORT", "DASHBOARD_PORT", "AGENT_PORT", "CLIENT_PORT")}
     env = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     env |= {"HOME": folder, "NUM_CPUS": "16", **ports, "PATH": f"{RAY.parent}:{env['PATH']}"}
     token_path = Path(folder, "token")

@@ -362,6 +362,8 @@ def test_hanging_shard_is_told_within_the_deadline(service: str, client: SearchC
 @ray_mark
 def test_killed_shard_is_told_and_comes_back(service: str, client: SearchClient, corpus: Corpus) -> None:
     pid = replica_pid(1)
+    codes = next((corpus.folder / "index-2" / "v000001" / "data").glob("shard-00001-*.safetensors"))
+    hidden = codes.rename(codes.with_suffix(".hidden"))  # its successor cannot load, so the shard stays lost until told
     os.kill(pid, signal.SIGKILL)
     body = {"ids": [0, 1], "k": 3}
     status, message = error_of(ask(service, "POST", "/search", body))
@@ -370,6 +372,7 @@ def test_killed_shard_is_told_and_comes_back(service: str, client: SearchClient,
     assert unknown[0] == 503, "a key that the missing shard may hold is not called unknown"
     flagged = json.loads(ask(service, "POST", "/search", {**body, "allow_partial": True})[2])
     assert (flagged["partial"], flagged["missing_shards"]) == (True, ["Shard-001"])
+    hidden.rename(codes)
     wait_until_complete(client, corpus)
     assert replica_pid(1) != pid
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from cluster import service as page_folder
 from cluster.config import ServeConfig
 from cluster.service.app import running_service
 from cluster.service.http_api import PAGE_FILES
@@ -131,7 +132,7 @@ class TestInBrowser:
 
 
 def test_page_has_no_inline_code_and_no_outside_assets() -> None:
-    folder = Path(__file__).parents[2] / "cluster"
+    folder = Path(page_folder.__file__).parent
     html = (folder / "page.html").read_text()
     assert not re.search(r"<style|\bstyle=|\bon[a-z]+=|<script(?![^>]* src=)", html)
     for name, _ in PAGE_FILES.values():
