@@ -19,6 +19,7 @@ from importlib import metadata
 from cibhash import __version__
 from cibhash.errors import CIBHashError, ConfigError
 from cluster.config import RayConfig
+from cluster.telemetry import log
 
 SUBMITTED_ADDRESS = "RAY_ADDRESS"
 MIN_LOGICAL_CPUS = 8
@@ -42,7 +43,7 @@ def ray_session(config: RayConfig) -> Iterator[None]:
         return
     for name in ("ray.data", "ray.train", "ray.serve"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    address = config.address or os.environ.get(SUBMITTED_ADDRESS, "")
+    address = _cluster_address(config)
     if address:
         try:
             _check_reachable(address)
@@ -151,8 +152,8 @@ def root_cause(error: BaseException) -> BaseException:
     return last
 
 
-def require_resources(setting: str, workers: int, *, cpus: float, gpus: float) -> None:
-    """Refuses workers that the cluster as it is now could never hold, instead of waiting for them in silence.
+def require_resources(config: RayConfig, setting: str, workers: int, *, cpus: float, gpus: float) -> None:
+    """Refuses workers that a private Ray could never hold; on a cluster, which may still grow, says what is waited for.
 
     Raises:
         ConfigError: naming the setting, what it needs and what there is.
@@ -161,9 +162,17 @@ def require_resources(setting: str, workers: int, *, cpus: float, gpus: float) -
 
     total: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     for name, each in (("CPU", cpus), ("GPU", gpus)):
-        if workers * each > total.get(name, 0.0):
-            have = total.get(name, 0.0)
-            raise ConfigError(f"{setting} {workers} needs {workers * each:g} {name}s, the Ray cluster has {have:g}")
+        have = total.get(name, 0.0)
+        if workers * each > have:
+            problem = f"{setting} {workers} needs {workers * each:g} {name}s, the Ray cluster has {have:g}"
+            if not _cluster_address(config):
+                raise ConfigError(problem)
+            log(f"{problem} now: waiting for it to grow")
+
+
+def _cluster_address(config: RayConfig) -> str:
+    """Address of the cluster to join, empty for a private Ray."""
+    return config.address or os.environ.get(SUBMITTED_ADDRESS, "")
 
 
 def check_faiss() -> None:

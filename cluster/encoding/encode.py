@@ -76,7 +76,7 @@ def encode(config: EncodeConfig) -> EncodeResult:
         )
     if todo:
         with ray_session(config.ray):
-            require_resources("num_workers", config.num_workers, cpus=1.0, gpus=float(config.use_gpu))
+            require_resources(config.ray, "num_workers", config.num_workers, cpus=1.0, gpus=float(config.use_gpu))
             records.update(_encode_shards(plan, todo, config.num_workers, reused, dataset))
     manifest = _commit(plan, dataset, encoder, [records[number] for number in sorted(records)], config.max_quarantined)
     return _result(output, manifest, reused=reused)

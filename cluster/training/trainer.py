@@ -76,7 +76,7 @@ def train(config: TrainConfig) -> TrainResult:
         log("train: already complete", encoder=output)
     else:
         with ray_session(config.ray):
-            require_resources("num_workers", config.num_workers, cpus=1.0, gpus=float(config.use_gpu))
+            require_resources(config.ray, "num_workers", config.num_workers, cpus=1.0, gpus=float(config.use_gpu))
             _verify(config.dataset, dataset)
             views = cache_views(config, dataset) if config.num_cached_views else ""
             with shown_board(metrics_uri, config.epochs) as board:

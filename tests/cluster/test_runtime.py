@@ -9,7 +9,7 @@ import pytest
 
 from cibhash.errors import ConfigError, CorruptShard, StorageError
 from cluster.config import RayConfig
-from cluster.runtime import check_faiss, ray_session, root_cause, versions
+from cluster.runtime import check_faiss, ray_session, require_resources, root_cause, versions
 
 
 class _Wrapper(Exception):
@@ -154,3 +154,14 @@ def test_this_environment_has_one_faiss_and_known_versions() -> None:
     assert found["python"] == ".".join(map(str, sys.version_info[:3]))
     assert {"cibhash", "torch", "ray", "numpy", "cuda"} <= found.keys()
     assert isinstance(ConfigError("x"), Exception)
+
+
+@pytest.mark.ray
+def test_workers_that_a_private_ray_cannot_hold_are_refused(ray_local: None, capfd: pytest.CaptureFixture[str]) -> None:
+    require_resources(RayConfig(), "num_workers", 16, cpus=1.0, gpus=0.0)
+    with pytest.raises(ConfigError, match=r"^num_workers 17 needs 17 CPUs, the Ray cluster has 16$"):
+        require_resources(RayConfig(), "num_workers", 17, cpus=1.0, gpus=0.0)
+    with pytest.raises(ConfigError, match=r"^num_workers 1 needs 1 GPUs, the Ray cluster has 0$"):
+        require_resources(RayConfig(), "num_workers", 1, cpus=1.0, gpus=1.0)
+    require_resources(RayConfig(address="10.0.0.1:6379"), "num_workers", 17, cpus=1.0, gpus=0.0)
+    assert "waiting for it to grow" in capfd.readouterr().err
