@@ -19,6 +19,7 @@ from cibhash.errors import CorruptShard
 from cibhash.types import Sample, TarShard
 
 IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
+MAX_KEY_BYTES = 90
 MAX_MEMBER_BYTES = 64 * 2**20
 _MAX_LABEL = 2**31 - 1
 
@@ -134,8 +135,8 @@ def _check_source(sample: SourceImage, seen: set[str]) -> None:
         raise ValueError(f"key {sample.key!r}: empty, a dot in its last component, or a control character")
     if any(not 0 <= label <= _MAX_LABEL for label in sample.labels):
         raise ValueError(f"key {sample.key!r}: labels {sample.labels}, expected 0 to {_MAX_LABEL}")
-    if len(sample.key.encode()) > 90:
-        raise ValueError(f"key {sample.key[:40]!r}...: {len(sample.key.encode())} bytes, the limit is 90")
+    if len(sample.key.encode()) > MAX_KEY_BYTES:
+        raise ValueError(f"key {sample.key[:40]!r}...: {len(sample.key.encode())} bytes, the limit is {MAX_KEY_BYTES}")
     if sample.key in seen:
         raise ValueError(f"key {sample.key!r} comes twice")
 

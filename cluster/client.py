@@ -13,7 +13,6 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
-from pathlib import Path
 from typing import IO, TypeVar, overload
 from urllib.parse import urlencode, urlsplit
 
@@ -26,6 +25,7 @@ from cibhash.types import PADDING_DISTANCE, PADDING_ID, Codes, Neighbors, RangeN
 from cluster.code_tables import packed_array
 from cluster.service.arrow_answer import code_stream, read_answer
 from cluster.service.schema import ARROW_TYPE, JSON_TYPE, SearchAnswer, StatsAnswer
+from cluster.tokens import read_tokens
 
 Answer = TypeVar("Answer", bound=BaseModel)
 FIRST_PAUSE_S = 0.2
@@ -205,13 +205,7 @@ def read_token(token_file: str) -> str:
     """
     if not token_file:
         return ""
-    try:
-        lines = Path(token_file).read_text(encoding="ascii").split()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"token_file {token_file}: {getattr(error, 'strerror', '') or 'not ASCII text'}") from None
-    if not lines:
-        raise ConfigError(f"token_file {token_file}: holds no token")
-    return lines[0]
+    return read_tokens(token_file)[0]
 
 
 def _wanted(k: int | None, radius: int | None, allow_partial: bool) -> dict[str, object]:

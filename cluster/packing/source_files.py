@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from cibhash.errors import ConfigError, DataError, NotFound
+from cibhash.shards import MAX_KEY_BYTES
 from cluster import storage
 from cluster.config import PackConfig
-from cluster.packing.source_items import MAX_KEY_BYTES, Source, SourceItem, image_suffix, path_item, safe_key
+from cluster.packing.source_items import Source, SourceItem, image_suffix, path_item, safe_key
 from cluster.telemetry import log
 
 LIST_SUFFIXES = (".csv", ".parquet", ".jsonl")

@@ -16,10 +16,9 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from cibhash.errors import DataError
-from cibhash.shards import IMAGE_SUFFIXES
+from cibhash.shards import IMAGE_SUFFIXES, MAX_KEY_BYTES
 from cluster import storage
 
-MAX_KEY_BYTES = 90
 _UNSAFE = re.compile(r"[%\\\x00-\x1f\x7f]")
 
 

@@ -8,14 +8,13 @@ import asyncio
 import contextlib
 import hashlib
 import hmac
-from pathlib import Path
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from cibhash.errors import ConfigError
 from cluster.service.schema import RequestRefused
+from cluster.tokens import read_tokens
 
 OPEN_PATHS = frozenset({"/", "/page.css", "/page.js", "/healthz", "/readyz"})
 UPLOAD_DEADLINE_S = 30.0
@@ -30,19 +29,12 @@ _SECURITY_HEADERS = {
 
 
 def token_digests(token_file: str) -> tuple[str, ...]:
-    """SHA-256 digests of the tokens in a file, one token per line; empty lines are skipped.
+    """SHA-256 digests of the tokens in a file.
 
     Raises:
         ConfigError: the file cannot be read or holds no token.
     """
-    try:
-        lines = Path(token_file).read_text(encoding="ascii").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"token_file {token_file}: {getattr(error, 'strerror', '') or 'not ASCII text'}") from None
-    tokens = [line.strip() for line in lines if line.strip()]
-    if not tokens:
-        raise ConfigError(f"token_file {token_file}: holds no token, expected one per line")
-    return tuple(hashlib.sha256(token.encode()).hexdigest() for token in tokens)
+    return tuple(hashlib.sha256(token.encode()).hexdigest() for token in read_tokens(token_file))
 
 
 class Guard:
