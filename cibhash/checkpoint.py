@@ -5,7 +5,7 @@ Knows nothing of where the folder is kept. `progress.json` is written last and h
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +14,20 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from cibhash.errors import ManifestMismatch, NotFound
+from cibhash.loop import EpochStats
 
 WEIGHTS, OPTIMIZER, PROGRESS = "weights.safetensors", "optimizer.pt", "progress.json"
+FILES = (WEIGHTS, OPTIMIZER, PROGRESS)
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Where training stands: random draws are keyed by seed and epoch, so the epoch is all there is to keep."""
+    """Where training stands: random draws are keyed by seed, epoch and step, so there is no other state."""
 
-    epochs_done: int
+    epoch: EpochStats
+    """The epoch to go on with, and what it has done so far."""
     steps_done: int
+    """Since the beginning."""
 
 
 def save_checkpoint(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
@@ -31,13 +35,12 @@ def save_checkpoint(folder: Path, model: nn.Module, optimizer: torch.optim.Optim
     folder.mkdir(parents=True, exist_ok=True)
     save_file({name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}, folder / WEIGHTS)
     torch.save(optimizer.state_dict(), folder / OPTIMIZER)
-    digests = {name: _digest(folder / name) for name in (WEIGHTS, OPTIMIZER)}
-    content = {"epochs_done": progress.epochs_done, "steps_done": progress.steps_done, "sha256": digests}
+    content = {**asdict(progress), "sha256": {name: _digest(folder / name) for name in (WEIGHTS, OPTIMIZER)}}
     (folder / PROGRESS).write_text(json.dumps(content) + "\n")
 
 
 def load_checkpoint(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> Progress:
-    """Restores weights and, if given, the optimizer.
+    """Restores weights and, if given, the optimizer, once all files have proved to be the ones that were saved.
 
     Raises:
         NotFound: a half-written checkpoint.
@@ -45,7 +48,8 @@ def load_checkpoint(folder: Path, model: nn.Module, optimizer: torch.optim.Optim
     """
     try:
         content: dict[str, Any] = json.loads((folder / PROGRESS).read_bytes())
-        progress, digests = Progress(content["epochs_done"], content["steps_done"]), dict(content["sha256"])
+        epoch = EpochStats(**{**content["epoch"], "sums": tuple(content["epoch"]["sums"])})
+        progress, digests = Progress(epoch, content["steps_done"]), dict(content["sha256"])
     except FileNotFoundError:
         raise NotFound(f"{folder}: not a complete checkpoint: {PROGRESS} is missing") from None
     except (ValueError, KeyError, TypeError) as error:

@@ -7,7 +7,7 @@ takes uint8 images and normalizes them itself, so whoever feeds it cannot do tha
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,15 +18,17 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from cibhash.backbones import build_backbone, feature_dim
+from cibhash.backbones import build_backbone, feature_dim, mark_trained, resolve, set_mode
 from cibhash.binary import pack_bits
 from cibhash.errors import DataError, ManifestMismatch, NotFound
+from cibhash.rotation import FixedRotation
 from cibhash.specs import BackboneSpec
 from cibhash.types import Codes
 
 ENCODER_FILE = "encoder.json"
 WEIGHT_FILES = ("backbone.safetensors", "head.safetensors")
-FORMAT = "cibhash-encoder-1"
+_LEARNED_LAYERS = 3
+FORMAT = "cibhash-encoder-2"
 CODE_LAYOUT = {"bit_order": "little", "threshold": 0.5, "resize": "bilinear-antialias-square"}
 
 
@@ -39,6 +41,8 @@ class EncoderSpec:
     """Code lengths that were trained, ascending; the last is the full code."""
     hidden: int = 1024
     """Width of the head's hidden layer."""
+    rotation: int = 0
+    """Principal components of the training features that the head is given; 0: the features as they are."""
     objective: Mapping[str, Any] = field(default_factory=dict)
     """How it was trained; a record, not part of the digest."""
     training_data: str = ""
@@ -65,18 +69,20 @@ class EncoderSpec:
 
 
 class Encoded(NamedTuple):
-    """Codes of a batch and the features they were made from."""
+    """Codes of a batch, and the features and logits they were made from."""
 
     codes: Codes
     """uint8 (N, B/8)."""
     features: npt.NDArray[np.float32]
     """float32 (N, D)."""
+    logits: npt.NDArray[np.float32]
+    """float32 (N, B); bit j of a code is 1 where sigmoid(logit j) > 0.5."""
 
 
 class HashEncoder(nn.Module):
     """Images uint8 (N, 3, H, W) to logits (N, B); bit j is 1 where sigmoid(logit j) > 0.5.
 
-    Source of the head: released code, Linear(D, hidden) - ReLU - Linear(hidden, B).
+    Source of the head: released code, Linear(D, hidden) - ReLU - Linear(hidden, B); the rotation before it is ours.
     """
 
     mean: Tensor
@@ -88,20 +94,31 @@ class HashEncoder(nn.Module):
         self.digest = ""
         self.backbone = backbone
         self.num_features = feature_dim(backbone, spec.image_size)
+        rotation = [FixedRotation(self.num_features, spec.rotation)] if spec.rotation else []
+        width = spec.rotation or self.num_features
         self.head = nn.Sequential(
-            nn.Linear(self.num_features, spec.hidden), nn.ReLU(), nn.Linear(spec.hidden, spec.bits)
+            *rotation, nn.Linear(width, spec.hidden), nn.ReLU(), nn.Linear(spec.hidden, spec.bits)
         )
         self.register_buffer("mean", 255 * torch.tensor(spec.backbone.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", 255 * torch.tensor(spec.backbone.std).view(1, 3, 1, 1), persistent=False)
-        if not spec.backbone.trainable:
-            backbone.requires_grad_(False)
+        mark_trained(backbone, spec.backbone.train_from)
+        self.train()
 
     def train(self, mode: bool = True) -> "HashEncoder":
-        """Training mode, in which a frozen backbone stays in evaluation mode."""
+        """Training mode, in which what is frozen of the backbone stays in evaluation mode, dropout aside if asked."""
         super().train(mode)
-        if not self.spec.backbone.trainable:
-            self.backbone.eval()
+        set_mode(self.backbone, self.spec.backbone, training=mode)
         return self
+
+    @property
+    def fixed_head(self) -> nn.Sequential:
+        """The part of the head that does not learn: the rotation, or nothing."""
+        return self.head[:-_LEARNED_LAYERS]
+
+    @property
+    def learned_head(self) -> nn.Sequential:
+        """The part of the head that learns; it shares its parameters with `head`."""
+        return self.head[-_LEARNED_LAYERS:]
 
     def features(self, images: Tensor) -> Tensor:
         """Features float (N, D) of uint8 images (N, 3, H, W)."""
@@ -123,6 +140,7 @@ def new_encoder(spec: EncoderSpec, *, seed: int, weights: str | None = None) -> 
         seed: Of the random initial weights.
         weights: As in `build_backbone`; default: what the spec says.
     """
+    spec = replace(spec, backbone=resolve(spec.backbone))
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         backbone = build_backbone(spec.backbone, weights=spec.backbone.weights if weights is None else weights)
@@ -130,21 +148,23 @@ def new_encoder(spec: EncoderSpec, *, seed: int, weights: str | None = None) -> 
 
 
 def encode(encoder: HashEncoder, images: Tensor) -> Encoded:
-    """Codes and features of uint8 images (N, 3, H, W), on the encoder's device."""
+    """Codes, features and logits of uint8 images (N, 3, H, W), on the encoder's device."""
     encoder.eval()
     with torch.inference_mode():
         features = encoder.features(images.to(encoder.mean.device))
-        bits = torch.sigmoid(encoder.head(features)) > 0.5
-    return Encoded(pack_bits(bits.cpu().numpy()), features.float().cpu().numpy())
+        logits = encoder.head(features).float()
+        bits = torch.sigmoid(logits) > 0.5
+    return Encoded(pack_bits(bits.cpu().numpy()), features.float().cpu().numpy(), logits.cpu().numpy())
 
 
 def encoder_digest(encoder: HashEncoder) -> str:
     """SHA-256 over weights, input transform and code layout: all that decides the codes."""
     digest = hashlib.sha256()
     backbone = asdict(encoder.spec.backbone)
-    for name in ("weights", "trainable"):
+    for name in ("weights", "train_from", "dropout"):
         del backbone[name]
-    layout = {"backbone": backbone, "hidden": encoder.spec.hidden, "bits": encoder.spec.bits, **CODE_LAYOUT}
+    head = {"hidden": encoder.spec.hidden, "rotation": encoder.spec.rotation, "bits": encoder.spec.bits}
+    layout = {"backbone": backbone, **head, **CODE_LAYOUT}
     digest.update(json.dumps(layout, sort_keys=True).encode())
     for name, tensor in sorted(encoder.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())

@@ -53,3 +53,7 @@ class TrainingDiverged(CIBHashError):
     """A loss that is no longer finite."""
 
     exit_code = 5
+
+
+class WorkersLost(CIBHashError):
+    """Workers that died or hung more often than is answered with a restart."""

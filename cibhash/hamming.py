@@ -37,7 +37,7 @@ def distances(queries: Codes, database: Codes) -> Distances:
     Raises:
         ValueError: an argument is not a packed code array, or their widths differ.
     """
-    _check_pair(queries, database)
+    check_pair(queries, database)
     result = np.empty((len(queries), len(database)), dtype=np.int32)
     for columns, words in _database_blocks(database, None, _DATABASE_ROWS):
         for rows, block in _query_blocks(queries, words):
@@ -60,11 +60,11 @@ def search(queries: Codes, database: Codes, k: int, *, ids: Ids | None = None) -
     Raises:
         ValueError: `k` is below 1, an argument is not a packed code array, widths differ, or `ids` do not fit.
     """
-    _check_pair(queries, database)
+    check_pair(queries, database)
     k = operator.index(k)
     if k <= 0:
         raise ValueError(f"k is {k}, expected at least 1")
-    order, sorted_ids = _id_order(ids, len(database))
+    order, sorted_ids = id_order(ids, len(database))
     kept = min(k, len(database))
     best_distances = np.empty((len(queries), kept), dtype=_distance_dtype(queries))
     best_rows = np.empty((len(queries), kept), dtype=np.int64)
@@ -97,12 +97,12 @@ def range_search(queries: Codes, database: Codes, radius: int, *, ids: Ids | Non
     Raises:
         ValueError: `radius` is below 0, an argument is not a packed code array, widths differ, or `ids` do not fit.
     """
-    _check_pair(queries, database)
+    check_pair(queries, database)
     radius = operator.index(radius)
     if radius < 0:
         raise ValueError(f"radius is {radius}, expected at least 0")
     radius = min(radius, 8 * queries.shape[1])
-    order, sorted_ids = _id_order(ids, len(database))
+    order, sorted_ids = id_order(ids, len(database))
     found_queries, found_rows = [np.empty(0, dtype=np.int64)], [np.empty(0, dtype=np.int64)]
     found_distances = [np.empty(0, dtype=np.int32)]
     for columns, words in _database_blocks(database, order, _DATABASE_ROWS):
@@ -139,7 +139,7 @@ def histogram(
     Raises:
         ValueError: an argument is not a packed code array, widths differ, or the labels are not as above.
     """
-    _check_pair(queries, database)
+    check_pair(queries, database)
     relevant_pairs = share_label(query_labels, database_labels, len(queries), len(database))
     num_distances = 8 * queries.shape[1] + 1
     counts = np.zeros((len(queries), 2 * num_distances), dtype=np.int64)
@@ -224,8 +224,12 @@ def _distance_dtype(codes: Codes) -> np.dtype[Any]:
     return np.min_scalar_type(8 * codes.shape[1])
 
 
-def _id_order(ids: Ids | None, num_database: int) -> tuple[Ids | None, Ids]:
-    """The rows in the order of their ids, None if they are in it already, and the ids in that order."""
+def id_order(ids: Ids | None, num_database: int) -> tuple[Ids | None, Ids]:
+    """The rows in the order of their ids, None if they are in it already, and the ids in that order.
+
+    Raises:
+        ValueError: `ids` are not integers, one per code of the database.
+    """
     if ids is None:
         return None, np.arange(num_database, dtype=np.int64)
     ids = np.asarray(ids)
@@ -238,7 +242,12 @@ def _id_order(ids: Ids | None, num_database: int) -> tuple[Ids | None, Ids]:
     return order, ids[order]
 
 
-def _check_pair(queries: Codes, database: Codes) -> None:
+def check_pair(queries: Codes, database: Codes) -> None:
+    """Refuses two arguments that cannot be compared.
+
+    Raises:
+        ValueError: one is not a packed code array, or their widths differ.
+    """
     check_codes(queries, "queries")
     check_codes(database, "database")
     if queries.shape[1] != database.shape[1]:

@@ -5,6 +5,7 @@ query and distance, the items and the relevant items, which add up over the part
 """
 
 import operator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -20,6 +21,9 @@ from cibhash.ties import (
     expected_average_precision,
     expected_precision_sums,
 )
+
+_BLOCK_CELLS = 2**17
+"""Counts that are worked on at once."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,6 +65,27 @@ class RetrievalMetrics:
     """Items per query; the largest where queries differ."""
 
 
+class _PerQuery(NamedTuple):
+    """The terms of the means over queries, (Q,) each; named as in `RetrievalMetrics`."""
+
+    average_precision: Floats
+    min_kr: Floats
+    r: Floats
+    best: Floats
+    worst: Floats
+    precision: Floats
+    recall: Floats
+    tie_block: Floats
+
+
+class _ByRadius(NamedTuple):
+    """Sums over queries, (B + 1,) each; named as in `RetrievalMetrics`."""
+
+    precision: Floats
+    recall: Floats
+    empty_balls: Floats
+
+
 class PrecisionRecall(NamedTuple):
     """Expected precision and recall at each of some ranks, means over queries, (R,) each."""
 
@@ -86,31 +111,26 @@ def from_histogram(total: npt.ArrayLike, relevant: npt.ArrayLike, *, k: int) -> 
     k = operator.index(k)
     if k <= 0:
         raise ValueError(f"k is {k}, expected at least 1")
-    cut = cut_at(total_QD, relevant_QD, k)
-    items_within, relevant_within = np.cumsum(total_QD, axis=1), np.cumsum(relevant_QD, axis=1)
-    num_items, num_relevant = items_within[:, -1], relevant_within[:, -1]
-    depth = np.minimum(k, num_items)
-
-    average_precision = expected_average_precision(cut)
-    worst, best = average_precision_bounds(cut)
-    _, precision_sum = expected_precision_sums(cut)
-    hits = _expected_hits(cut)
+    blocks = [_terms(total_QD[rows], relevant_QD[rows], k) for rows in _query_blocks(*total_QD.shape)]
+    found = _PerQuery(*(np.concatenate(values) for values in zip(*(terms for terms, _ in blocks), strict=True)))
+    by_radius = _ByRadius(*(np.sum(sums, axis=0) for sums in zip(*(sums for _, sums in blocks), strict=True)))
+    num_queries = len(total_QD)
     return RetrievalMetrics(
-        map_at_k=float(average_precision.mean()),
-        map_at_k_min_kr=float(_share(precision_sum, np.minimum(k, num_relevant)).mean()),
-        map_at_k_r=float(_share(precision_sum, num_relevant).mean()),
-        map_best=float(best.mean()),
-        map_worst=float(worst.mean()),
-        precision_at_k=float(_share(hits, depth).mean()),
-        recall_at_k=float(_share(hits, num_relevant).mean()),
-        precision_by_radius=_share(relevant_within, items_within).mean(axis=0),
-        recall_by_radius=_share(relevant_within, num_relevant[:, None]).mean(axis=0),
-        empty_ball_share=(items_within == 0).mean(axis=0),
-        median_tie_block=float(np.median(_tie_block(total_QD, items_within, depth))),
-        average_precision=average_precision,
+        map_at_k=float(found.average_precision.mean()),
+        map_at_k_min_kr=float(found.min_kr.mean()),
+        map_at_k_r=float(found.r.mean()),
+        map_best=float(found.best.mean()),
+        map_worst=float(found.worst.mean()),
+        precision_at_k=float(found.precision.mean()),
+        recall_at_k=float(found.recall.mean()),
+        precision_by_radius=by_radius.precision / num_queries,
+        recall_by_radius=by_radius.recall / num_queries,
+        empty_ball_share=by_radius.empty_balls / num_queries,
+        median_tie_block=float(np.median(found.tie_block)),
+        average_precision=found.average_precision,
         k=k,
-        num_queries=len(total_QD),
-        num_database=int(num_items.max()),
+        num_queries=num_queries,
+        num_database=int(total_QD.sum(axis=1).max()),
     )
 
 
@@ -135,12 +155,46 @@ def precision_recall_by_rank(total: npt.ArrayLike, relevant: npt.ArrayLike, rank
     if ranks_R.min(initial=1) < 1:
         raise ValueError(f"ranks contain {ranks_R.min()}, expected at least 1")
     num_items, num_relevant = total_QD.sum(axis=1), relevant_QD.sum(axis=1)
-    precision, recall = np.zeros(len(ranks_R)), np.zeros(len(ranks_R))
-    for index, rank in enumerate(ranks_R.tolist()):
-        hits = _expected_hits(cut_at(total_QD, relevant_QD, rank))
-        precision[index] = _share(hits, np.minimum(rank, num_items)).mean()
-        recall[index] = _share(hits, num_relevant).mean()
-    return PrecisionRecall(precision, recall)
+    hits_RQ = np.zeros((len(ranks_R), len(total_QD)))
+    for rows in _query_blocks(*total_QD.shape):
+        for index, rank in enumerate(ranks_R.tolist()):
+            hits_RQ[index, rows] = _expected_hits(cut_at(total_QD[rows], relevant_QD[rows], rank))
+    depth_RQ = np.minimum(ranks_R[:, None], num_items)
+    return PrecisionRecall(_share(hits_RQ, depth_RQ).mean(axis=1), _share(hits_RQ, num_relevant).mean(axis=1))
+
+
+def _query_blocks(num_queries: int, num_distances: int) -> Iterator[slice]:
+    """Ranges of queries whose counts stay in cache through the many passes over them."""
+    step = max(1, _BLOCK_CELLS // num_distances)
+    for start in range(0, num_queries, step):
+        yield slice(start, min(start + step, num_queries))
+
+
+def _terms(total_QD: Counts, relevant_QD: Counts, k: int) -> tuple[_PerQuery, _ByRadius]:
+    """What some queries contribute to the metrics of all."""
+    cut = cut_at(total_QD, relevant_QD, k)
+    items_within, relevant_within = np.cumsum(total_QD, axis=1), np.cumsum(relevant_QD, axis=1)
+    num_items, num_relevant = items_within[:, -1], relevant_within[:, -1]
+    depth = np.minimum(k, num_items)
+    worst, best = average_precision_bounds(cut)
+    _, precision_sum = expected_precision_sums(cut)
+    hits = _expected_hits(cut)
+    per_query = _PerQuery(
+        average_precision=expected_average_precision(cut),
+        min_kr=_share(precision_sum, np.minimum(k, num_relevant)),
+        r=_share(precision_sum, num_relevant),
+        best=best,
+        worst=worst,
+        precision=_share(hits, depth),
+        recall=_share(hits, num_relevant),
+        tie_block=_tie_block(total_QD, items_within, depth).astype(np.float64),
+    )
+    by_radius = _ByRadius(
+        precision=_share(relevant_within, items_within).sum(axis=0),
+        recall=_share(relevant_within, num_relevant[:, None]).sum(axis=0),
+        empty_balls=(items_within == 0).sum(axis=0, dtype=np.float64),
+    )
+    return per_query, by_radius
 
 
 def _expected_hits(cut: Cut) -> Floats:

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 
-from cibhash.gather import all_gather_with_gradient, rank
+from cibhash.gather import all_gather_with_gradient, rank, world_size
 from cibhash.straight_through import bernoulli_straight_through, sign_straight_through
 from cibhash.types import LossTerms
 
+CodeSampling = Literal["threshold", "bernoulli", "relaxed"]
 _EPSILON = 1e-8
 
 
@@ -62,10 +63,7 @@ def bernoulli_kl(p: Tensor, q: Tensor) -> Tensor:
         ValueError: the shapes are not two equal (N, B) with N and B above 0.
     """
     _check_pair(p, q, "probabilities")
-    p_NB, q_NB = _at_least_float32(p), _at_least_float32(q)
-    ones_NB = p_NB * (torch.log(p_NB + _EPSILON) - torch.log(q_NB + _EPSILON))
-    zeros_NB = (1 - p_NB) * (torch.log(1 - p_NB + _EPSILON) - torch.log(1 - q_NB + _EPSILON))
-    return (ones_NB + zeros_NB).sum(dim=1).mean()
+    return _kl_per_bit(p, q).sum()
 
 
 def cibhash_loss(
@@ -75,7 +73,7 @@ def cibhash_loss(
     temperature: float = 0.3,
     beta: float = 0.001,
     prefixes: Sequence[int] = (),
-    code_sampling: Literal["threshold", "bernoulli"] = "threshold",
+    code_sampling: CodeSampling = "threshold",
     kl_stopgrad: bool = True,
     gather: bool = False,
     generator: torch.Generator | None = None,
@@ -93,11 +91,14 @@ def cibhash_loss(
         temperature: Of the contrastive term, above 0.
         beta: Weight of the bottleneck, at least 0.
         prefixes: Lengths in bits that shall each work as a code of their own; none means B alone.
-        code_sampling: `threshold` sets a bit where p > 0.5, `bernoulli` draws it with probability p.
+        code_sampling: `threshold` sets a bit where p > 0.5 (released code), `bernoulli` draws it with probability p
+            (paper), `relaxed` contrasts 2p - 1 itself, which is thresholded only at test (ablation).
         kl_stopgrad: Whether the bottleneck gives no gradient to its second argument.
         gather: Whether the contrastive term takes its negatives from all ranks; see `nt_xent`. The bottleneck is a
             mean over this rank's images, which DDP's average over ranks completes.
-        generator: Source of the draws of `bernoulli`, on the device of the probabilities; unused otherwise.
+        generator: Source of the draws of `bernoulli`, on the device of the probabilities; unused otherwise. With
+            `gather`, in the same state on every rank: each draws for the images of all and takes its own, so that the
+            draws do not depend on the number of ranks.
 
     Returns:
         The three scalars, with gradient.
@@ -116,27 +117,37 @@ def cibhash_loss(
         if not 0 < length <= bits:
             raise ValueError(f"prefix of {length} bits, expected between 1 and the code length {bits}")
 
-    codes_a, codes_b = (_sample_codes(p_NB, code_sampling, generator) for p_NB in (p_a, p_b))
+    codes_a, codes_b = _sample_codes(torch.stack((p_a, p_b), dim=1), code_sampling, generator, gather).unbind(1)
     codes_GVB = _global_codes(codes_a, codes_b, gather)
     prior_a, prior_b = (p_a.detach(), p_b.detach()) if kl_stopgrad else (p_a, p_b)
+    kl_B = (_kl_per_bit(p_a, prior_b) + _kl_per_bit(p_b, prior_a)) / 2
     contrastive, kl = [], []
     for length in lengths:
         contrastive.append(_nt_xent_of_global(codes_GVB[:, :, :length], num_images, temperature, gather))
-        kl_ab = bernoulli_kl(p_a[:, :length], prior_b[:, :length])
-        kl_ba = bernoulli_kl(p_b[:, :length], prior_a[:, :length])
-        kl.append((kl_ab + kl_ba) / 2)
+        kl.append(kl_B[:length].sum())
     mean_contrastive, mean_kl = torch.stack(contrastive).mean(), torch.stack(kl).mean()
     return LossTerms(mean_contrastive + beta * mean_kl, mean_contrastive, mean_kl)
 
 
-def _sample_codes(p_NB: Tensor, code_sampling: str, generator: torch.Generator | None) -> Tensor:
+def _kl_per_bit(p: Tensor, q: Tensor) -> Tensor:
+    """KL(p || q) of every bit, averaged over images, (B,)."""
+    p_NB, q_NB = _at_least_float32(p), _at_least_float32(q)
+    ones_NB = p_NB * (torch.log(p_NB + _EPSILON) - torch.log(q_NB + _EPSILON))
+    zeros_NB = (1 - p_NB) * (torch.log(1 - p_NB + _EPSILON) - torch.log(1 - q_NB + _EPSILON))
+    return (ones_NB + zeros_NB).mean(dim=0)
+
+
+def _sample_codes(p_NVB: Tensor, code_sampling: str, generator: torch.Generator | None, gather: bool) -> Tensor:
     if code_sampling == "threshold":
-        return sign_straight_through(p_NB)
+        return sign_straight_through(p_NVB)
+    if code_sampling == "relaxed":
+        return 2 * p_NVB - 1
     if code_sampling != "bernoulli":
-        raise ValueError(f"code_sampling is {code_sampling!r}, expected 'threshold' or 'bernoulli'")
+        raise ValueError(f"code_sampling is {code_sampling!r}, expected 'threshold', 'bernoulli' or 'relaxed'")
     if generator is None:
         raise ValueError("code_sampling 'bernoulli' needs a generator, got None")
-    return bernoulli_straight_through(p_NB, generator)
+    first, ranks = (rank() * len(p_NVB), world_size()) if gather else (0, 1)
+    return bernoulli_straight_through(p_NVB, generator, first_row=first, num_rows=ranks * len(p_NVB))
 
 
 def _global_codes(codes_a: Tensor, codes_b: Tensor, gather: bool) -> Tensor:

@@ -17,7 +17,8 @@ from cibhash.errors import ConfigError
 
 T = TypeVar("T")
 SHUFFLE_BUFFER = 4096
-_ORDER, _BUFFER, _PAIRS = 1, 2, 3
+_HELD_OUT_SHARDS = 8
+_ORDER, _BUFFER, _PAIRS, _HELD_OUT, _PARTNERS = 1, 2, 3, 4, 5
 
 
 @dataclass(frozen=True)
@@ -42,18 +43,44 @@ def epoch_spans(counts: Sequence[int], num_streams: int, stream: int, *, seed: i
     return spans
 
 
-def steps_per_epoch(num_samples: int, num_streams: int, batch_size: int) -> int:
-    """Steps that every worker takes; what does not fill a global batch is left for the next epoch's order.
+def steps_per_epoch(num_samples: int, num_streams: int, batch_size: int, *, drop_last: bool = True) -> int:
+    """Steps that every worker takes.
+
+    Args:
+        num_samples: Training images.
+        num_streams: Streams they are dealt to.
+        batch_size: Images of a global batch.
+        drop_last: What does not fill a global batch is left for the next epoch's order; else it is a batch of its own.
 
     Raises:
         ConfigError: the images do not fill one batch.
     """
-    steps = (num_samples // num_streams) // (batch_size // num_streams)
-    if steps == 0:
+    shortest, longest = num_samples // num_streams, -(-num_samples // num_streams)
+    each = batch_size // num_streams
+    if shortest < each:
         raise ConfigError(
             f"batch_size {batch_size} in {num_streams} stream(s), but there are only {num_samples} images"
         )
-    return steps
+    return shortest // each if drop_last else -(-longest // each)
+
+
+def held_out_positions(counts: Sequence[int], count: int, *, seed: int) -> npt.NDArray[np.int64]:
+    """Positions in the dataset of the images that are kept from training, ascending, int64 (count,).
+
+    They come from a few shards, so that few must be read to look at them.
+
+    Args:
+        counts: Images per shard.
+        count: How many, at most all.
+        seed: Of the choice.
+    """
+    generator, ends = _generator(seed, _HELD_OUT), np.cumsum(counts)
+    chosen: list[npt.NDArray[np.int64]] = []
+    for number, shard in enumerate(generator.permutation(len(counts))):
+        if number >= _HELD_OUT_SHARDS and sum(map(len, chosen)) >= count:
+            break
+        chosen.append(np.arange(ends[shard] - counts[shard], ends[shard]))
+    return np.sort(generator.permutation(np.concatenate(chosen))[:count])
 
 
 def shuffled(items: Iterator[T], *, seed: int, epoch: int, stream: int, size: int = SHUFFLE_BUFFER) -> Iterator[T]:
@@ -80,6 +107,33 @@ def view_pairs(num_samples: int, num_views: int, *, seed: int, epoch: int) -> np
     """Two different views of every image for one epoch, int64 (N, 2)."""
     draws = _generator(seed, epoch, _PAIRS).random((num_samples, num_views))
     return np.argsort(draws, axis=1)[:, :2]
+
+
+def neighbor_partners(
+    num_samples: int, num_neighbors: int, probability: float, *, seed: int, epoch: int
+) -> npt.NDArray[np.int64]:
+    """Which of its neighbors gives every image its second view in one epoch.
+
+    Args:
+        num_samples: N.
+        num_neighbors: K, columns of the neighbor graph, at least 1; all are drawn alike.
+        probability: That the second view comes from a neighbor, in [0, 1].
+        seed: Of the run.
+        epoch: Number of the epoch.
+
+    Returns:
+        Columns of the graph, int64 (N,); -1: the second view is the image's own.
+
+    Raises:
+        ValueError: `num_neighbors` is below 1, or `probability` outside [0, 1].
+    """
+    if num_neighbors < 1:
+        raise ValueError(f"num_neighbors is {num_neighbors}, expected at least 1")
+    if not 0 <= probability <= 1:
+        raise ValueError(f"probability is {probability}, expected 0 to 1")
+    generator = _generator(seed, epoch, _PARTNERS)
+    columns = generator.integers(num_neighbors, size=num_samples)
+    return np.where(generator.random(num_samples) < probability, columns, -1)
 
 
 def _generator(*key: int) -> np.random.Generator:

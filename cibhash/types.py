@@ -69,6 +69,17 @@ class RangeNeighbors(NamedTuple):
     """int32 (total,)."""
 
 
+class ViewBatch(NamedTuple):
+    """Two views of the images of one step, as one worker sees them."""
+
+    view_a: "Tensor"
+    """(N, ...): uint8 images (N, 3, H, W), or float features (N, D)."""
+    view_b: "Tensor"
+    """Row i is of the same image as row i of `view_a`."""
+    ids: Ids
+    """int64 (N,): the images' ids, for messages."""
+
+
 class LossTerms(NamedTuple):
     """The CIBHash loss and its two parts, scalars: `total = contrastive + beta * kl`."""
 

@@ -23,8 +23,8 @@ QUARANTINE_SCHEMA = pa.schema(
 )
 
 
-def code_schema(bits: int, features: int = 0) -> pa.Schema:
-    """The columns of a part; `features` > 0 adds that many float32 values per row."""
+def code_schema(bits: int, features: int = 0, *, logits: bool = False) -> pa.Schema:
+    """The columns of a part; `features` > 0 adds that many float32 values per row, `logits` one per bit."""
     fields = [
         pa.field("id", pa.int64(), nullable=False),
         pa.field("key", pa.string(), nullable=False),
@@ -36,6 +36,8 @@ def code_schema(bits: int, features: int = 0) -> pa.Schema:
     ]
     if features:
         fields.append(pa.field("features", pa.list_(pa.float32(), features), nullable=False))
+    if logits:
+        fields.append(pa.field("logits", pa.list_(pa.float32(), bits), nullable=False))
     return pa.schema(fields)
 
 
@@ -45,9 +47,9 @@ def packed_array(codes: Codes) -> pa.Array:
     return pa.FixedSizeBinaryArray.from_buffers(pa.binary(codes.shape[1]), len(codes), [None, pa.py_buffer(codes)])
 
 
-def feature_array(features: npt.NDArray[np.float32]) -> pa.Array:
-    """Features float32 (N, D) as a fixed-size list array."""
-    return pa.FixedSizeListArray.from_arrays(pa.array(features.reshape(-1)), features.shape[1])
+def vector_array(vectors: npt.NDArray[np.float32]) -> pa.Array:
+    """Features or logits, float32 (N, D), as a fixed-size list array."""
+    return pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), vectors.shape[1])
 
 
 def parquet_bytes(table: pa.Table) -> bytes:
@@ -111,8 +113,12 @@ def codes_of(table: pa.Table, bits: int = 0) -> Codes:
 
 def features_of(table: pa.Table) -> npt.NDArray[np.float32]:
     """The column `features` as float32 (N, D)."""
-    column = table["features"].combine_chunks()
-    return np.asarray(column.flatten().to_numpy(), dtype=np.float32).reshape(len(column), column.type.list_size)
+    return _vectors_of(table, "features")
+
+
+def logits_of(table: pa.Table) -> npt.NDArray[np.float32]:
+    """The column `logits` as float32 (N, B)."""
+    return _vectors_of(table, "logits")
 
 
 def label_lists(table: pa.Table) -> tuple[Ids, Ids]:
@@ -144,3 +150,8 @@ def label_arrays(*lists: tuple[Ids, Ids]) -> list[Labels]:
         matrix[np.repeat(np.arange(len(limits) - 1), np.diff(limits)), np.searchsorted(vocabulary, values)] = True
         several.append(matrix)
     return several
+
+
+def _vectors_of(table: pa.Table, name: str) -> npt.NDArray[np.float32]:
+    column = table[name].combine_chunks()
+    return np.asarray(column.flatten().to_numpy(), dtype=np.float32).reshape(len(column), column.type.list_size)

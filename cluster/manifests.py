@@ -96,6 +96,8 @@ class CodeManifest(Manifest):
     bit_order: Literal["little"] = "little"
     features: int = 0
     """Values per row of the column `features`, or 0 where it is absent."""
+    logits: bool = False
+    """Whether there is a column `logits`, with `bits` values per row."""
     parts: tuple[CodePart, ...]
     quarantine: QuarantineTable
     rows_in: int

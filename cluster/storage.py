@@ -169,6 +169,19 @@ def put_file(path: Path, uri: str) -> None:
             _sync(os.path.dirname(os.path.abspath(uri)))
 
 
+def remove(uri: str) -> None:
+    """Removes a file or object, and the local folder that it leaves empty; what is not there needs no removing."""
+    if is_s3(uri):
+        bucket, key = _bucket_key(uri)
+        with _s3_errors(uri, "s3:DeleteObject"):
+            _s3().delete_object(Bucket=bucket, Key=key)
+        return
+    with _local_errors(uri), contextlib.suppress(FileNotFoundError):
+        os.unlink(uri)
+    with contextlib.suppress(OSError):
+        os.rmdir(os.path.dirname(os.path.abspath(uri)))
+
+
 def get_file(uri: str, path: Path) -> None:
     """Copies the content to a local file."""
     with open_stream(uri) as stream, _local_errors(str(path)):

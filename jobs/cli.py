@@ -53,7 +53,7 @@ def overview() -> str:
 
 
 _OVERVIEW = """\
-usage: cibhash COMMAND [RECIPE.yaml] [options]
+usage: cibhash COMMAND [RECIPE ...] [options]
 
 Image search by binary codes, learned without labels.
 
@@ -62,14 +62,15 @@ commands:
 
 from images to search:
   cibhash pack photos/ --output data --splits query=0.1,database=0.9
-  cibhash train jobs/recipes/cifar10_vgg16.yaml --dataset data/database --output encoder --bits 16,32,64
+  cibhash train resnet50 neighbour --dataset data/database --output encoder --bits 16,32,64
   cibhash encode --encoder encoder --dataset data/database --output codes/database
   cibhash encode --encoder encoder --dataset data/query --output codes/query
   cibhash evaluate --queries codes/query --database codes/database --output report
   cibhash index --codes codes/database --output index
   cibhash serve --index index --encoder encoder
 
-A recipe's fields are overridden by options; locations are plain paths or s3://bucket/prefix. `cibhash COMMAND --help`
+A recipe is a YAML file or, for train, the name of a packaged one (`cibhash train --help` lists them): later ones
+override earlier ones, options override all. Locations are plain paths or s3://bucket/prefix. `cibhash COMMAND --help`
 lists every option; --dry-run prints the resolved plan and touches nothing; --traceback shows where a failure arose.
 The last line on stdout is one JSON object, everything else goes to stderr; `python -m jobs.COMMAND` does the same.
 """

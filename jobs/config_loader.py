@@ -1,11 +1,12 @@
-"""From a recipe file and the command line to a validated config: file < command line, and nothing else.
+"""From recipes and the command line to a validated config: recipe < later recipe < command line, and nothing else.
 
 Knows nothing of what the jobs do. Every mistake of the person is one `ConfigError` of one line; `--help` prints every
-field with its meaning and default (the file's where a recipe is given) and exits.
+field with its meaning and default (the recipes' where some are given) and exits.
 """
 
 import difflib
 import inspect
+import itertools
 import typing
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, NoReturn, TypeVar
@@ -23,14 +24,23 @@ from tyro.constructors import (
     StructTypeInfo,
 )
 
-from cibhash.errors import CIBHashError, ConfigError
-from cluster.config import JobConfig, Section
-from jobs.recipe_file import parse_scalar, read_recipe
+from cibhash.errors import ConfigError
+from cluster.config import JobConfig, Section, TrainConfig
+from jobs.recipe_file import (
+    RECIPE_SUFFIXES,
+    Layer,
+    merged,
+    packaged_names,
+    packaged_recipes,
+    parse_scalar,
+    read_recipe,
+)
 
 C = TypeVar("C", bound=JobConfig)
 POSITIONAL = {"source": "SOURCE", "query": "QUERY"}
 """Fields given without a flag, and how the help calls them."""
-RECIPE_SUFFIXES = (".yaml", ".yml")
+_HAS_PACKAGED = TrainConfig
+"""The job whose settings the packaged recipes are: only there a recipe may be given by name."""
 
 
 def load_config(cls: type[C], argv: Sequence[str], prog: str) -> C:
@@ -38,25 +48,23 @@ def load_config(cls: type[C], argv: Sequence[str], prog: str) -> C:
 
     Args:
         cls: The job's config model.
-        argv: An optional recipe (`*.yaml`) first, then `--field value` overrides, nested ones dotted.
+        argv: Recipes first, each a location that ends in .yaml or .yml or, for training, the name of a packaged one,
+            later ones over earlier ones; then `--field value` overrides, nested ones dotted.
         prog: The command as the person typed it, for the help.
 
     Raises:
         ConfigError: anything that does not fit; one line that names the field, the value and what is expected.
         SystemExit: `--help` was asked for and printed.
     """
-    arguments, recipe, given = list(argv), "", dict[str, Any]()
-    if arguments and arguments[0].endswith(RECIPE_SUFFIXES):
-        recipe = arguments.pop(0)
-        given = _check_recipe(cls, recipe)
+    recipes = list(itertools.takewhile(lambda argument: _is_recipe(argument, cls), argv))
+    given = _check_recipes(cls, [layer for recipe in recipes for layer in read_recipe(recipe)])
     with parse_errors.on_parse_error(lambda event: _refuse(event, cls)):
         values: Any = tyro.cli(
             cls,
-            prog=prog,
-            args=arguments,
+            prog=f"{prog} [RECIPE ...]",
+            args=list(argv)[len(recipes) :],
             default=cls.model_construct(**given),
-            description=f"{inspect.cleandoc(cls.__doc__ or '')}\n\nA recipe file (*.yaml) may come first; "
-            f"options override it.{f' Defaults below are those of {recipe}.' if recipe else ''}",
+            description=_description(cls, recipes),
             registry=_registry(),
         )
     try:
@@ -65,23 +73,49 @@ def load_config(cls: type[C], argv: Sequence[str], prog: str) -> C:
         raise ConfigError(_first_problem(error, cls)) from None
 
 
-def _check_recipe(cls: type[JobConfig], uri: str) -> dict[str, Any]:
-    """The validated fields of a recipe; required ones may still be missing, and fields are not yet held together."""
+def _is_recipe(argument: str, cls: type[JobConfig]) -> bool:
+    return argument.endswith(RECIPE_SUFFIXES) or (cls is _HAS_PACKAGED and not argument.startswith("-"))
+
+
+def _description(cls: type[JobConfig], recipes: Sequence[str]) -> str:
+    """What the help says before it lists the options."""
+    named, listed = "", ""
+    if cls is _HAS_PACKAGED:
+        summaries = packaged_recipes()
+        width = max(map(len, summaries))
+        named = " or the name of a packaged one"
+        listed = "\n\nPackaged recipes:\n" + "\n".join(
+            f"  {name:<{width}}  {summary}" for name, summary in summaries.items()
+        )
+    defaults = f"\nDefaults below are those of {', '.join(recipes)}." if recipes else ""
+    return (
+        f"{inspect.cleandoc(cls.__doc__ or '')}\n\nA RECIPE is a file (*.yaml){named}; later ones override earlier ones, "
+        f"options override all.{defaults}{listed}"
+    )
+
+
+def _check_recipes(cls: type[JobConfig], layers: Sequence[Layer]) -> dict[str, Any]:
+    """The validated fields of all recipes; a mistake is named with the one recipe that makes it."""
+    for layer in layers:
+        _check_layer(cls, layer)
+    return _check_layer(cls, Layer(", ".join(layer.recipe for layer in layers), merged(layers)))
+
+
+def _check_layer(cls: type[JobConfig], layer: Layer) -> dict[str, Any]:
+    """The validated fields; required ones may still be missing, and fields are not yet held together."""
     try:
-        raw = read_recipe(uri)
-        try:
-            cls.model_validate(raw)
-        except ValidationError as error:
-            if problem := _first_problem(error, cls, whole=False):
-                raise ConfigError(f"{uri}: {problem}") from None
-        hints = typing.get_type_hints(cls, include_extras=True)
-        fields = {name: TypeAdapter(hints[name]).validate_python(value) for name, value in raw.items()}
-        for name, value in raw.items():
-            if isinstance(value, bool) and not isinstance(fields[name], bool):
-                raise ConfigError(f"{uri}: {name} {str(value).lower()}: expected a value, not true or false")
-        return fields
-    except CIBHashError as error:
-        raise ConfigError(str(error)) from None
+        cls.model_validate(layer.fields)
+    except ValidationError as error:
+        if problem := _first_problem(error, cls, whole=False):
+            raise ConfigError(f"recipe {layer.recipe}: {problem}") from None
+    hints = typing.get_type_hints(cls, include_extras=True)
+    fields = {name: TypeAdapter(hints[name]).validate_python(value) for name, value in layer.fields.items()}
+    for name, value in layer.fields.items():
+        if isinstance(value, bool) and not isinstance(fields[name], bool):
+            raise ConfigError(
+                f"recipe {layer.recipe}: {name} {str(value).lower()}: expected a value, not true or false"
+            )
+    return fields
 
 
 def _first_problem(error: ValidationError, cls: type[JobConfig], *, whole: bool = True) -> str:
@@ -126,7 +160,7 @@ def _refuse(event: parse_errors.ParseErrorEvent, cls: type[JobConfig]) -> NoRetu
             raise ConfigError(f"{_flag(argument)}: expected {argument.lowered.metavar or 'no value'}")
         case parse_errors.InstantiationFailure(message=message, argument=argument):
             raise ConfigError(_bad_value(message, argument))
-    raise ConfigError(f"{type(event).__name__}: see {event.prog} --help")
+    raise ConfigError(f"{type(event).__name__}: see --help")
 
 
 def _bad_value(message: str, argument: Any) -> str:
@@ -147,7 +181,7 @@ def _unknown(tokens: Sequence[str], cls: type[JobConfig]) -> str:
     if token.startswith("-"):
         flags = [f"--{name.replace('_', '-')}" for name in _field_names(cls)]
         return f"unknown option {token}{_suggestion(token, flags)}"
-    if token.endswith(RECIPE_SUFFIXES):
+    if token.endswith(RECIPE_SUFFIXES) or (cls is _HAS_PACKAGED and token in packaged_names()):
         return f"unexpected argument {token!r}: a recipe comes first, before the options"
     return f"unexpected argument {token!r}"
 

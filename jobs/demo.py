@@ -1,11 +1,10 @@
 """`cibhash demo`: the whole path on handwritten digits."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster.config import DemoConfig, TrainConfig
-from jobs.recipe_file import read_recipe
+from jobs.recipe_file import merged, read_recipe
 from jobs.runner import run_job
 
 if TYPE_CHECKING:
@@ -20,7 +19,7 @@ def run(config: DemoConfig) -> "DemoResult | dict[str, Any]":
         return {"output": storage.absolute(config.output)}
     from cluster.demo import run_demo
 
-    recipe = read_recipe(str(Path(__file__).with_name("recipes") / "digits.yaml"))
+    recipe = merged(read_recipe("digits"))
     training = TrainConfig.model_validate({**recipe, "dataset": config.output, "output": config.output})
     return run_demo(config, training)
 

@@ -8,7 +8,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from cibhash.types import Codes
-from cluster.code_tables import QUARANTINE_SCHEMA, code_schema, feature_array, packed_array, parquet_bytes, write_listed
+from cluster.code_tables import QUARANTINE_SCHEMA, code_schema, packed_array, parquet_bytes, vector_array, write_listed
 from cluster.manifests import CodeManifest, CodePart, QuarantineTable, create_manifest
 
 
@@ -26,6 +26,7 @@ def make_code_table(
     rows_per_part: int = 1000,
     prefixes: tuple[int, ...] = (),
     features: npt.NDArray[np.float32] | None = None,
+    logits: npt.NDArray[np.float32] | None = None,
 ) -> str:
     """Writes a complete code table and returns its URI."""
     uri, count, bits = str(folder), len(codes), codes.shape[1] * 8
@@ -40,9 +41,11 @@ def make_code_table(
         pa.array(np.full(count, 100, np.int32)),
     ]
     if features is not None:
-        columns.append(feature_array(features))
+        columns.append(vector_array(features))
+    if logits is not None:
+        columns.append(vector_array(logits))
     width = features.shape[1] if features is not None else 0
-    table = pa.table(columns, schema=code_schema(bits, width))
+    table = pa.table(columns, schema=code_schema(bits, width, logits=logits is not None))
     parts = []
     for number, start in enumerate(range(0, count, rows_per_part)):
         rows = table.slice(start, rows_per_part)
@@ -69,6 +72,7 @@ def make_code_table(
         bits=bits,
         prefixes=prefixes or (bits,),
         features=width,
+        logits=logits is not None,
         parts=tuple(parts),
         quarantine=QuarantineTable(**quarantine.model_dump(), rows=0),
         rows_in=count,

@@ -53,7 +53,7 @@ def encode(config: EncodeConfig) -> EncodeResult:
     """
     dataset, encoder = open_dataset(config.dataset), encoder_info(config.encoder)
     output = storage.absolute(config.output)
-    if (complete := _complete(output, dataset, encoder, config.features)) is not None:
+    if (complete := _complete(output, dataset, encoder, config)) is not None:
         log("encode: already complete", codes=output)
         return _result(output, complete, reused=len(complete.parts))
     plan = EncodingPlan(
@@ -63,6 +63,7 @@ def encode(config: EncodeConfig) -> EncodeResult:
         output_uri=output,
         batch_size=config.batch_size,
         features=config.features,
+        logits=config.logits,
         num_threads=config.threads_per_worker,
         use_gpu=config.use_gpu,
     )
@@ -82,7 +83,7 @@ def encode(config: EncodeConfig) -> EncodeResult:
     return _result(output, manifest, reused=reused)
 
 
-def _complete(output: str, dataset: DatasetManifest, encoder: EncoderInfo, features: bool) -> CodeManifest | None:
+def _complete(output: str, dataset: DatasetManifest, encoder: EncoderInfo, config: EncodeConfig) -> CodeManifest | None:
     """The code table at `output` if it is the one asked for."""
     try:
         found = open_codes(output)
@@ -94,8 +95,9 @@ def _complete(output: str, dataset: DatasetManifest, encoder: EncoderInfo, featu
     ):
         if old != new:
             raise ManifestMismatch(f"{output}: holds codes of {what} {old[:16]}..., asked for {new[:16]}...")
-    if features and not found.features:
-        raise ManifestMismatch(f"{output}: holds codes without features: choose another output")
+    for column in ("features", "logits"):
+        if getattr(config, column) and not getattr(found, column):
+            raise ManifestMismatch(f"{output}: holds codes without {column}: choose another output")
     return found
 
 
@@ -163,6 +165,7 @@ def _commit(
         bits=encoder.bits,
         prefixes=encoder.prefixes,
         features=records[0].features,
+        logits=records[0].logits,
         parts=parts,
         quarantine=QuarantineTable(**listed.model_dump(), rows=quarantined),
         rows_in=rows_in,

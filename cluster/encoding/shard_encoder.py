@@ -24,7 +24,7 @@ from cibhash.images import decode_image
 from cibhash.types import Sample, TarShard
 from cibhash.views import Pixels, eval_view
 from cluster import storage
-from cluster.code_tables import QUARANTINE_SCHEMA, code_schema, feature_array, packed_array, parquet_bytes, write_listed
+from cluster.code_tables import QUARANTINE_SCHEMA, code_schema, packed_array, parquet_bytes, vector_array, write_listed
 from cluster.datasets import shard_samples
 from cluster.encoders import open_encoder
 from cluster.manifests import CodePart, QuarantineTable
@@ -40,6 +40,7 @@ class EncodingPlan:
     output_uri: str
     batch_size: int
     features: bool
+    logits: bool
     num_threads: int
     use_gpu: bool
 
@@ -52,6 +53,7 @@ class PartRecord(BaseModel):
     first_id: int
     """Of the shard when it was encoded: ids shift when a dataset is packed anew."""
     features: int
+    logits: bool = False
     part: CodePart
     quarantine: QuarantineTable
 
@@ -80,7 +82,7 @@ def read_record(plan: EncodingPlan, number: int, shard: TarShard) -> PartRecord 
         return None
     if record.encoder_digest != plan.encoder_digest or record.part.shard_sha256 != shard.sha256:
         return None
-    if bool(record.features) != plan.features or record.part.shard != shard.uri:
+    if (bool(record.features), record.logits) != (plan.features, plan.logits) or record.part.shard != shard.uri:
         return None
     if record.first_id != shard.first_id or record.part.rows_in != shard.count:
         return None
@@ -150,6 +152,7 @@ class ShardEncoder:
             encoder_digest=self.plan.encoder_digest,
             first_id=shard.first_id,
             features=self.encoder.num_features if self.plan.features else 0,
+            logits=self.plan.logits,
             part=CodePart(
                 **part.model_dump(),
                 shard=shard.uri,
@@ -189,12 +192,12 @@ class ShardEncoder:
         """Encodes a batch; a short one is padded, so that rows do not depend on how full their batch was."""
         images = np.zeros((self.plan.batch_size, *views[0].shape), np.uint8)
         images[: len(views)] = views
-        codes, features = encode(self.encoder, torch.from_numpy(images))
-        return Encoded(codes[: len(views)], features[: len(views)])
+        codes, features, logits = encode(self.encoder, torch.from_numpy(images))
+        return Encoded(codes[: len(views)], features[: len(views)], logits[: len(views)])
 
     def _table(self, shard: TarShard, done: list[tuple[list[_Row], Encoded]]) -> pa.Table:
         width = self.encoder.num_features if self.plan.features else 0
-        schema = code_schema(self.encoder.spec.bits, width)
+        schema = code_schema(self.encoder.spec.bits, width, logits=self.plan.logits)
         if not done:
             return schema.empty_table()
         rows = [row for batch, _ in done for row in batch]
@@ -208,7 +211,9 @@ class ShardEncoder:
             pa.array([row.size for row in rows], pa.int32()),
         ]
         if width:
-            columns.append(feature_array(np.concatenate([encoded.features for _, encoded in done])))
+            columns.append(vector_array(np.concatenate([encoded.features for _, encoded in done])))
+        if self.plan.logits:
+            columns.append(vector_array(np.concatenate([encoded.logits for _, encoded in done])))
         return pa.table(columns, schema=schema)
 
 

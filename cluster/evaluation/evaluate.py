@@ -1,6 +1,6 @@
 """The evaluate job: exact retrieval metrics of one code table against another, beside classical baselines.
 
-Knows nothing of how tables are made. Per query and Hamming distance two integers are counted, over blocks of queries
+Knows nothing of how tables are made. Per query and distance two integers are counted, over blocks of queries
 and parts of the database in any split; every metric is a closed form of their sums, so no split, retry or number of
 workers changes a number. Nothing is written before all numbers are there, and `report.html` is written last.
 """
@@ -21,7 +21,7 @@ from cluster.evaluation.plan import EvaluationPlan, Role, Table, plan_evaluation
 from cluster.evaluation.report import report_html
 from cluster.evaluation.result_tables import markdown
 from cluster.evaluation.results import Evaluation, TableRecord
-from cluster.evaluation.scoring import OURS, Series
+from cluster.evaluation.scoring import ASYMMETRIC, OURS, Series
 from cluster.evaluation.tasks import Scored, fit_all, score_all, survey_tables
 from cluster.manifests import DatasetManifest, load_manifest
 from cluster.runtime import ray_session, versions
@@ -36,6 +36,8 @@ class EvaluateResult:
     metrics_uri: str
     map_at_k: dict[str, float]
     """By code length, as in {"16": 0.62}."""
+    map_at_k_asymmetric: dict[str, float]
+    """The same with the logits of the queries; empty where they have none."""
     intervals: dict[str, tuple[float, float]]
     """Bootstrap 95 % interval of `map_at_k` over queries."""
     baselines: dict[str, dict[str, float]]
@@ -119,13 +121,14 @@ def _result(output: str, plan: EvaluationPlan, evaluation: Evaluation | None) ->
     ours = [one for one in series if one.method == OURS]
     baselines: dict[str, dict[str, float]] = {}
     for one in series:
-        if one.method != OURS:
+        if one.method not in (OURS, ASYMMETRIC):
             baselines.setdefault(one.method, {})[str(one.bits)] = one.map_at_k
     upper = evaluation.float_cosine if evaluation is not None else None
     return EvaluateResult(
         report_uri=storage.join(output, "report.html"),
         metrics_uri=storage.join(output, "metrics.json"),
         map_at_k={str(one.bits): one.map_at_k for one in ours},
+        map_at_k_asymmetric={str(one.bits): one.map_at_k for one in series if one.method == ASYMMETRIC},
         intervals={str(one.bits): (one.interval.low, one.interval.high) for one in ours},
         baselines=baselines,
         float_cosine=upper.map_at_k if upper is not None else None,

@@ -13,7 +13,7 @@ from cibhash import metrics
 from cluster.evaluation.baselines import ITQ
 from cluster.evaluation.code_health import CodeStatistics, num_distinct
 from cluster.evaluation.results import EMPTY_BALL_RADIUS, FloatMetrics, Health, Interval, Margin, SeriesMetrics
-from cluster.evaluation.scoring import OURS, Counts, Series
+from cluster.evaluation.scoring import ASYMMETRIC, OURS, Counts, Series
 
 RESAMPLES = 1000
 NUM_RANKS = 30
@@ -131,6 +131,7 @@ def _series_metrics(
     series: Series, found: metrics.RetrievalMetrics, counts: Counts, ranks: tuple[int, ...], interval: Interval
 ) -> SeriesMetrics:
     precision, recall = metrics.precision_recall_by_rank(counts.total, counts.relevant, np.array(ranks))
+    hamming = series.method != ASYMMETRIC
     return SeriesMetrics(
         method=series.method,
         bits=series.bits,
@@ -142,10 +143,10 @@ def _series_metrics(
         map_at_k_r=float(found.map_at_k_r),
         precision_at_k=float(found.precision_at_k),
         recall_at_k=float(found.recall_at_k),
-        empty_ball_share=float(found.empty_ball_share[EMPTY_BALL_RADIUS]),
+        empty_ball_share=float(found.empty_ball_share[EMPTY_BALL_RADIUS]) if hamming else None,
         median_tie_block=float(found.median_tie_block),
-        precision_by_radius=tuple(float(value) for value in found.precision_by_radius),
-        recall_by_radius=tuple(float(value) for value in found.recall_by_radius),
+        precision_by_radius=tuple(float(value) for value in found.precision_by_radius) if hamming else (),
+        recall_by_radius=tuple(float(value) for value in found.recall_by_radius) if hamming else (),
         ranks=ranks,
         precision_by_rank=tuple(float(value) for value in precision),
         recall_by_rank=tuple(float(value) for value in recall),

@@ -48,6 +48,8 @@ class EvaluationPlan:
     seed: int
     with_cosine: bool
     """Both tables have features, so the float upper bound can be computed."""
+    with_asymmetric: bool
+    """The queries have logits, so the asymmetric distance to the database's codes can be computed."""
     notes: tuple[str, ...]
 
     @property
@@ -87,6 +89,7 @@ def plan_evaluation(config: EvaluateConfig) -> EvaluationPlan:
         k_asked=config.k,
         seed=config.seed,
         with_cosine=bool(queries.manifest.features and database.manifest.features),
+        with_asymmetric=queries.manifest.logits,
         notes=tuple(_notes(config, queries, database, lengths)),
     )
 

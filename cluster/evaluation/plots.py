@@ -10,11 +10,11 @@ from typing import Any
 
 from cluster.evaluation.result_tables import METHOD_NAMES
 from cluster.evaluation.results import Evaluation, SeriesMetrics
-from cluster.evaluation.scoring import OURS
+from cluster.evaluation.scoring import ASYMMETRIC, OURS
 
 SIZE_INCHES = (4.6, 3.15)
 INK, FAINT, GRID = "#33383d", "#7b838a", "#e4e2dc"
-METHOD_COLORS = {OURS: "#0e6b63", "itq": "#c98a1b", "random_hyperplanes": "#98a2ab"}
+METHOD_COLORS = {OURS: "#0e6b63", ASYMMETRIC: "#3d7fb5", "itq": "#c98a1b", "random_hyperplanes": "#98a2ab"}
 OUR_SHADES = ("#9fd0c8", "#4aa79b", "#0e6b63", "#07403b")
 _OTHER_COLOR = "#7d6aa8"
 _STYLE: Any = {
@@ -87,7 +87,7 @@ def curves_by_rank(evaluation: Evaluation) -> str:
 
 
 def curves_by_radius(evaluation: Evaluation) -> str:
-    """Precision over recall at radius 0 to the code length."""
+    """Precision over recall at radius 0 to the code length, of the series whose distance is Hamming's."""
     return _curves(
         evaluation,
         "radius",
@@ -113,7 +113,7 @@ def _curves(
 
     def draw(axes: Any) -> None:
         for method, bits, color, style in shown:
-            if (one := evaluation.find(method, bits)) is not None:
+            if (one := evaluation.find(method, bits)) is not None and points(one)[0]:
                 axes.plot(*points(one), color=color, linestyle=style, label=f"{_name(method)} {bits}", clip_on=False)
         axes.set_xlabel("recall")
         axes.set_ylabel("precision")

@@ -9,9 +9,9 @@ from importlib import resources
 
 from cluster.evaluation import plots
 from cluster.evaluation.examples import Example, ExampleNeighbor
-from cluster.evaluation.result_tables import FLOAT_NAME, METHOD_NAMES
+from cluster.evaluation.result_tables import ASYMMETRIC_ABOUT, FLOAT_NAME, METHOD_NAMES, empty_balls
 from cluster.evaluation.results import EMPTY_BALL_RADIUS, Evaluation, Interval
-from cluster.evaluation.scoring import OURS
+from cluster.evaluation.scoring import ASYMMETRIC, OURS
 from cluster.evaluation.thumbnails import Original, Thumbnails, read_thumbnails
 from cluster.index.shard_index import Row
 
@@ -70,11 +70,12 @@ def _headline(evaluation: Evaluation) -> str:
     if (upper := evaluation.float_cosine) is not None:
         cell = _value(upper.map_at_k, upper.interval, columns=len(evaluation.lengths))
         rows.append(f'<tr class="upper"><th scope="row">{FLOAT_NAME}</th>{cell}</tr>')
+    asymmetric = f" {escape(ASYMMETRIC_ABOUT)}" if ASYMMETRIC in evaluation.methods else ""
     table = _table("headline", ["method", *(f"{bits} bits" for bits in evaluation.lengths)], rows)
     return (
         f"<h2>mAP@{evaluation.k}</h2>\n"
         '<p class="about">Expectation over all orders of equal distances; the denominator is the relevant images in '
-        f"the top {evaluation.k:,}. Small: the bootstrap 95&nbsp;% interval over queries.</p>\n"
+        f"the top {evaluation.k:,}. Small: the bootstrap 95&nbsp;% interval over queries.{asymmetric}</p>\n"
         f'<div class="charts beside">{table}<figure>{plots.map_bars(evaluation)}</figure></div>'
     )
 
@@ -100,7 +101,7 @@ def _details(evaluation: Evaluation) -> str:
     rows = []
     for one in evaluation.series:
         values = (one.map_worst, one.map_best, one.precision_at_k, one.recall_at_k)
-        cells = [f"{value:.4f}" for value in values] + [f"{one.empty_ball_share:.1%}", f"{one.median_tie_block:,.0f}"]
+        cells = [f"{value:.4f}" for value in values] + [empty_balls(one), f"{one.median_tie_block:,.0f}"]
         rows.append(f'<tr><th scope="row">{_name(one.method)} {one.bits}</th>{_cells(cells)}</tr>')
     health = [
         f'<tr><th scope="row">{one.bits} bits</th>'

@@ -14,8 +14,16 @@ from cluster.evaluation.results import Evaluation, SeriesMetrics
 if TYPE_CHECKING:
     from cluster.evaluation.evaluate import EvaluateResult
 
-METHOD_NAMES = {"cibhash": "CIBHash", "itq": "PCA-ITQ", "random_hyperplanes": "Random hyperplanes"}
+METHOD_NAMES = {
+    "cibhash": "CIBHash",
+    "cibhash-asymmetric": "CIBHash, asymmetric",
+    "itq": "PCA-ITQ",
+    "random_hyperplanes": "Random hyperplanes",
+}
 FLOAT_NAME = "Float features, cosine"
+ASYMMETRIC_ABOUT = (
+    "Asymmetric: the same database codes, ranked by the sum of the query’s logits, by size, over the bits that differ."
+)
 _TERMINAL_COLUMNS = 100
 
 
@@ -27,7 +35,8 @@ def format_table(result: "EvaluateResult") -> str:
     for bits in lengths:
         table.add_column(f"{bits} bits", justify="right")
     table.add_row(METHOD_NAMES["cibhash"], *(f"[bold]{value:.4f}[/bold]" for value in result.map_at_k.values()))
-    for method, values in result.baselines.items():
+    ours = {"cibhash-asymmetric": result.map_at_k_asymmetric} if result.map_at_k_asymmetric else {}
+    for method, values in (ours | result.baselines).items():
         cells = (f"{values[bits]:.4f}" if bits in values else "–" for bits in lengths)
         table.add_row(METHOD_NAMES.get(method, method), *cells)
     if result.float_cosine is not None:
@@ -51,6 +60,8 @@ def markdown(evaluation: Evaluation) -> str:
         "",
         *_grid(["method", *(f"{bits} bits" for bits in lengths)], _headline_rows(evaluation)),
     ]
+    if "cibhash-asymmetric" in evaluation.methods:
+        lines += ["", ASYMMETRIC_ABOUT]
     if evaluation.verdict:
         lines += ["", f"**{evaluation.verdict}**"]
     k = evaluation.k
@@ -81,6 +92,11 @@ def markdown(evaluation: Evaluation) -> str:
     return "\n".join(lines) + "\n"
 
 
+def empty_balls(one: SeriesMetrics) -> str:
+    """`empty_ball_share` as a cell of a table."""
+    return "–" if one.empty_ball_share is None else f"{one.empty_ball_share:.1%}"
+
+
 def _headline_rows(evaluation: Evaluation) -> list[list[str]]:
     rows = []
     for method in evaluation.methods:
@@ -102,7 +118,7 @@ def _detail_row(one: SeriesMetrics) -> list[str]:
         METHOD_NAMES.get(one.method, one.method),
         str(one.bits),
         *numbers,
-        f"{one.empty_ball_share:.1%}",
+        empty_balls(one),
         f"{one.median_tie_block:,.0f}",
     ]
 

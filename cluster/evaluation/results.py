@@ -45,12 +45,13 @@ class SeriesMetrics(Result):
     """The expectation with denominator relevant items of the database."""
     precision_at_k: float
     recall_at_k: float
-    empty_ball_share: float
-    """Queries without any item within radius 2."""
+    empty_ball_share: float | None
+    """Queries without any item within radius 2; None where distances are weighted, and no radius means the same to two
+    queries."""
     median_tie_block: float
     """Items that share the distance at which rank k falls, median over queries."""
     precision_by_radius: tuple[float, ...]
-    """Radius 0 to bits."""
+    """Radius 0 to bits; empty where distances are weighted."""
     recall_by_radius: tuple[float, ...]
     ranks: tuple[int, ...]
     precision_by_rank: tuple[float, ...]

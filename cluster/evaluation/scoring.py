@@ -5,22 +5,25 @@ to the same. Shapes: Q queries of the block, N rows of the part, B bits, D featu
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from cibhash import asymmetric
 from cibhash.baselines import LinearHash
 from cibhash.binary import prefix
 from cibhash.hamming import histogram
 from cibhash.relevance import share_label
 from cibhash.types import Codes, Ids, Labels
-from cluster.code_tables import codes_of, features_of, ids_of
+from cluster.code_tables import codes_of, features_of, ids_of, logits_of
 from cluster.evaluation.label_form import LabelForm
 
 OURS = "cibhash"
+ASYMMETRIC = "cibhash-asymmetric"
+"""Our codes, with the logits of the queries."""
 _SIMILARITY_CELLS = 2**22
 
 
@@ -30,9 +33,14 @@ class Series(NamedTuple):
     method: str
     bits: int
 
+    @property
+    def num_distances(self) -> int:
+        """Distances that occur, 0 included: columns of a histogram."""
+        return (asymmetric.LEVELS if self.method == ASYMMETRIC else self.bits) + 1
+
 
 class Counts(NamedTuple):
-    """Histograms per query and Hamming distance, int64 (Q, B + 1) each."""
+    """Histograms per query and distance, int64 (Q, `Series.num_distances`) each."""
 
     total: npt.NDArray[np.int64]
     relevant: npt.NDArray[np.int64]
@@ -52,9 +60,12 @@ class CodedRows:
 
     ids: Ids
     codes: Mapping[Series, Codes]
+    """Of every series but the asymmetric ones, which take ours."""
     labels: Labels
     features: npt.NDArray[np.float64] | None
     """Of length 1 each, (N, D); None where the upper bound is not asked for."""
+    weights: Mapping[Series, asymmetric.Weights] = field(default_factory=dict)
+    """Of queries with logits, by asymmetric series."""
 
 
 @dataclass(frozen=True)
@@ -66,16 +77,35 @@ class Coder:
     """Baselines, coded from the column `features`."""
     form: LabelForm
     with_features: bool
+    with_logits: bool = False
+    """The queries have logits."""
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Columns that are read."""
+        """Columns that are read of the database."""
         return ("id", "code", "labels", *(("features",) if self.hashes or self.with_features else ()))
+
+    @property
+    def query_columns(self) -> tuple[str, ...]:
+        """Columns that are read of the queries."""
+        return (*self.columns, *(("logits",) if self.with_logits else ()))
 
     @property
     def series(self) -> tuple[Series, ...]:
         """All series, ours first."""
-        return (*(Series(OURS, bits) for bits in self.lengths), *self.hashes)
+        ours = (OURS, ASYMMETRIC) if self.with_logits else (OURS,)
+        return (*(Series(method, bits) for method in ours for bits in self.lengths), *self.hashes)
+
+    def query_rows(self, table: pa.Table) -> CodedRows:
+        """The rows of a part of the queries, which has at least `query_columns`."""
+        rows = self.rows(table)
+        if not self.with_logits:
+            return rows
+        logits = logits_of(table)
+        return replace(
+            rows,
+            weights={Series(ASYMMETRIC, bits): asymmetric.query_weights(logits, bits) for bits in self.lengths},
+        )
 
     def rows(self, table: pa.Table) -> CodedRows:
         """The rows of a part, which has at least `columns`."""
@@ -102,6 +132,10 @@ def score(queries: CodedRows, database: CodedRows, k: int) -> Scores:
         series: Counts(*histogram(codes, database.codes[series], queries.labels, database.labels))
         for series, codes in queries.codes.items()
     }
+    for series, weights in queries.weights.items():
+        codes = Series(OURS, series.bits)
+        pair = queries.codes[codes], database.codes[codes]
+        counts[series] = Counts(*asymmetric.histogram(weights, *pair, queries.labels, database.labels))
     return Scores(counts, None if queries.features is None else most_similar(queries, database, k))
 
 

@@ -1,6 +1,6 @@
 """The Ray side of an evaluation: surveys, baselines and scores of (query block x database part), summed as they come.
 
-Knows nothing of metrics. Memory on the driver is the histograms, queries x (bits + 1) x 2 counters per series, and
+Knows nothing of metrics. Memory on the driver is the histograms, queries x distances x 2 counters per series, and
 little else: unfinished tasks are bounded, and query blocks stay in the object store. A task that is lost with its
 worker is run again by Ray and has no side effects.
 """
@@ -123,8 +123,8 @@ def score_all(
         hashes: The fitted baselines.
         block_rows: Queries per task at most; 0 chooses by the sizes. The result is the same.
     """
-    coder = Coder(plan.lengths, hashes, form, plan.with_cosine)
-    counts = {series: _zeros(plan.queries.rows, series.bits) for series in coder.series}
+    coder = Coder(plan.lengths, hashes, form, plan.with_cosine, plan.with_asymmetric)
+    counts = {series: _zeros(plan.queries.rows, series.num_distances) for series in coder.series}
     ranking = _Ranking(np.zeros(plan.queries.rows), len(plan.database.parts), plan.k)
     statistics: CodeStatistics | None = None
     with progress("evaluate", plan.queries.rows * plan.database.rows, "comparisons") as line:
@@ -187,15 +187,15 @@ def _query_blocks(queries: Table, coder: Any, block_rows: int) -> Iterator[_Bloc
 
 def _block_rows(plan: EvaluationPlan, coder: Coder) -> int:
     """Queries per task, so that neither its answer nor its work grows too large."""
-    bytes_per_query = sum(2 * 8 * (series.bits + 1) for series in coder.series)
+    bytes_per_query = sum(2 * 8 * series.num_distances for series in coder.series)
     if plan.with_cosine:
         bytes_per_query += plan.k * (4 + 8 + 1) + 8 * plan.queries.manifest.features
     largest_part = max(part.rows for part in plan.database.parts)
     return max(1, min(MAX_RESULT_BYTES // bytes_per_query, MAX_TASK_PAIRS // largest_part))
 
 
-def _zeros(num_queries: int, bits: int) -> Counts:
-    return Counts(np.zeros((num_queries, bits + 1), np.int64), np.zeros((num_queries, bits + 1), np.int64))
+def _zeros(*shape: int) -> Counts:
+    return Counts(np.zeros(shape, np.int64), np.zeros(shape, np.int64))
 
 
 @ray.remote
@@ -210,8 +210,8 @@ def _fit(table: Table, lengths: tuple[int, ...], seed: int) -> dict[Series, Line
 
 @ray.remote
 def _prepare(coder: Coder, uri: str, part: CodePart, block_rows: int) -> list[CodedRows] | CodedRows:
-    table = read_part(uri, part, coder.columns)
-    blocks = [coder.rows(table.slice(start, block_rows)) for start in range(0, table.num_rows, block_rows)]
+    table = read_part(uri, part, coder.query_columns)
+    blocks = [coder.query_rows(table.slice(start, block_rows)) for start in range(0, table.num_rows, block_rows)]
     return blocks if len(blocks) > 1 else blocks[0]
 
 

@@ -1,29 +1,19 @@
-"""Pairs of views for one worker: fresh from tar shards, or drawn from cached features.
+"""Which part of every step a worker computes, and its batches drawn from cached features.
 
-Knows nothing of the loss. What a worker gets in a step is its streams' share of the global batch that
+Knows nothing of the loss and of shards. What a worker gets in a step is its share of the global batch that
 `cibhash.sampling` defines.
 """
 
-import itertools
-from collections import deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
 
-from cibhash.errors import BadImage, DataError
-from cibhash.images import decode_image
-from cibhash.sampling import cached_order, epoch_spans, shuffled, steps_per_epoch, view_pairs
-from cibhash.specs import ViewSpec
-from cibhash.types import Sample, TarShard
-from cibhash.views import Pixels, random_view, view_generator
-from cluster.datasets import shard_samples
-
-_BATCHES_AHEAD = 2
+from cibhash.sampling import cached_order, neighbor_partners, steps_per_epoch, view_pairs
+from cibhash.types import Ids, ViewBatch
 
 
 @dataclass(frozen=True)
@@ -36,6 +26,8 @@ class Share:
     batch_size: int
     """Of the global batch."""
     seed: int
+    drop_last: bool = True
+    """Whether images that do not fill a global batch are left out."""
 
     @property
     def streams(self) -> range:
@@ -45,70 +37,47 @@ class Share:
 
 
 @dataclass(frozen=True)
-class FreshViews:
-    """Fresh views of every epoch: decode and augmentation in threads, ahead of the training step."""
-
-    dataset_uri: str
-    shards: Sequence[TarShard]
-    spec: ViewSpec
-    size: int
-    threads: ThreadPoolExecutor
-
-    def pairs(self, epoch: int, share: Share) -> Iterator[tuple[Tensor, Tensor]]:
-        """Two uint8 tensors (N, 3, H, W) per step."""
-        per_stream = share.batch_size // share.num_streams
-        steps = steps_per_epoch(sum(s.count for s in self.shards), share.num_streams, share.batch_size)
-        streams = [
-            shuffled(self._stream(epoch, share, number), seed=share.seed, epoch=epoch, stream=number)
-            for number in share.streams
-        ]
-        waiting: deque[list[Future[tuple[Pixels, Pixels]]]] = deque()
-        for _ in range(steps):
-            samples = [s for stream in streams for s in itertools.islice(stream, per_stream)]
-            waiting.append([self.threads.submit(self._views, s, epoch, share.seed) for s in samples])
-            if len(waiting) > _BATCHES_AHEAD:
-                yield _stack(waiting.popleft())
-        while waiting:
-            yield _stack(waiting.popleft())
-
-    def _stream(self, epoch: int, share: Share, number: int) -> Iterator[Sample]:
-        counts = [shard.count for shard in self.shards]
-        for span in epoch_spans(counts, share.num_streams, number, seed=share.seed, epoch=epoch):
-            samples = shard_samples(self.dataset_uri, self.shards[span.shard])
-            yield from itertools.islice(samples, span.start, span.stop)
-
-    def _views(self, sample: Sample, epoch: int, seed: int) -> tuple[Pixels, Pixels]:
-        try:
-            image = decode_image(sample.image)
-        except BadImage as error:
-            raise DataError(f"{self.dataset_uri}: key {sample.key!r}: {error}") from None
-        a, b = (
-            random_view(image, self.spec, self.size, view_generator(seed, epoch, sample.id, view)) for view in (0, 1)
-        )
-        return a, b
-
-
-@dataclass(frozen=True)
 class CachedViews:
-    """Views drawn among the cached features of every image."""
+    """Views drawn among the cached features of every training image."""
 
-    features: npt.NDArray[np.float32]
-    """(V, N, D)."""
+    features: npt.NDArray[np.floating[Any]]
+    """(V, N, D), float32 or float16."""
+    ids: Ids
+    """int64 (N,)."""
+    neighbors: npt.NDArray[np.int64] | None = None
+    """Rows of the K nearest training images, int64 (N, K); -1 stands for the image itself. None: always itself."""
+    neighbor_probability: float = 0.5
 
-    def pairs(self, epoch: int, share: Share) -> Iterator[tuple[Tensor, Tensor]]:
-        """Two float tensors (N, D) per step."""
+    def steps(self, share: Share) -> int:
+        """Steps per epoch: streams have no part in them, for every image can be had at any time."""
+        return steps_per_epoch(len(self.ids), 1, share.batch_size, drop_last=share.drop_last)
+
+    def epochs(self, first: int, last: int, share: Share, first_step: int = 0) -> Iterator[Iterator[ViewBatch]]:
+        """The batches of every epoch from `first` to `last` (exclusive), the first one from `first_step` on."""
+        for epoch in range(first, last):
+            yield self._epoch(epoch, share, first_step if epoch == first else 0)
+
+    def _epoch(self, epoch: int, share: Share, first_step: int) -> Iterator[ViewBatch]:
+        """The epoch's steps from `first_step` on, two float32 tensors (N, D) each."""
         num_views, num_samples, _ = self.features.shape
         order = cached_order(num_samples, seed=share.seed, epoch=epoch)
-        chosen = view_pairs(num_samples, num_views, seed=share.seed, epoch=epoch)
-        local = share.batch_size // share.world_size
-        for step in range(steps_per_epoch(num_samples, share.num_streams, share.batch_size)):
-            start = step * share.batch_size + share.rank * local
-            images = order[start : start + local]
-            a, b = (torch.from_numpy(self.features[chosen[images, view], images]) for view in (0, 1))
-            yield a, b
+        view_a, view_b = view_pairs(num_samples, num_views, seed=share.seed, epoch=epoch).T
+        partner = self._partners(share.seed, epoch)
+        for step in range(first_step, self.steps(share)):
+            batch = order[step * share.batch_size : (step + 1) * share.batch_size]
+            local = len(batch) // share.world_size
+            images = batch[share.rank * local : (share.rank + 1) * local]
+            a = self.features[view_a[images], images]
+            b = self.features[view_b[images], partner[images]]
+            yield ViewBatch(torch.from_numpy(a).float(), torch.from_numpy(b).float(), self.ids[images])
 
-
-def _stack(futures: list[Future[tuple[Pixels, Pixels]]]) -> tuple[Tensor, Tensor]:
-    views = [future.result() for future in futures]
-    a, b = (torch.from_numpy(np.stack([pair[side] for pair in views])) for side in (0, 1))
-    return a, b
+    def _partners(self, seed: int, epoch: int) -> npt.NDArray[np.int64]:
+        """Row of the image whose view is the second one, int64 (N,)."""
+        rows = np.arange(len(self.ids))
+        if self.neighbors is None:
+            return rows
+        columns = neighbor_partners(
+            len(rows), self.neighbors.shape[1], self.neighbor_probability, seed=seed, epoch=epoch
+        )
+        chosen = np.where(columns >= 0, self.neighbors[rows, columns], -1)
+        return np.where(chosen >= 0, chosen, rows)

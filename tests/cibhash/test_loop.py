@@ -59,7 +59,7 @@ def _train_fresh(uri: str) -> tuple[dict[str, Tensor], list[EpochStats]]:
 
     Plain descent, for Adam turns the rounding noise of a gradient near zero into a full step.
     """
-    model = tiny_encoder((8, 16), trainable=True).train()
+    model = tiny_encoder((8, 16), train_from="all").train()
     with ThreadPoolExecutor(1) as threads:
         source = FreshViews(uri, open_dataset(uri).shards, ViewSpec(), 32, threads)
         return _trained(model, source, torch.optim.SGD(model.parameters(), lr=0.1), epochs=5)

@@ -195,6 +195,23 @@ def test_many_queries_equal_each_query_alone():
     assert together.map_worst <= together.map_at_k <= together.map_best
 
 
+@pytest.mark.parametrize("distances", [5, 33, 1024])
+def test_blocks_of_queries_change_no_metric(monkeypatch, distances):
+    rng = np.random.default_rng(distances)
+    total = rng.multinomial(600, rng.dirichlet(np.full(distances, 0.3)), size=50)
+    relevant = rng.binomial(total, rng.random((50, 1)) / 4)
+    ranks = np.array([1, 7, 600])
+    results = []
+    for cells in (2**30, 7 * distances, 1):
+        monkeypatch.setattr("cibhash.metrics._BLOCK_CELLS", cells)
+        curves = precision_recall_by_rank(total, relevant, ranks)
+        results.append((dataclasses.asdict(from_histogram(total, relevant, k=100)), curves))
+    for found, curves in results[1:]:
+        for name, value in results[0][0].items():
+            np.testing.assert_allclose(found[name], value, rtol=0, atol=SHARP, err_msg=name)
+        np.testing.assert_allclose(curves, results[0][1], rtol=0, atol=SHARP)
+
+
 def test_metrics_of_codes_do_not_depend_on_the_order_of_the_database():
     rng = np.random.default_rng(2)
     codes, labels = rng.integers(0, 256, (400, 2), dtype=np.uint8), rng.integers(0, 5, 400)

@@ -7,7 +7,15 @@ import numpy as np
 import pytest
 
 from cibhash.errors import ConfigError
-from cibhash.sampling import cached_order, epoch_spans, shuffled, steps_per_epoch, view_pairs
+from cibhash.sampling import (
+    cached_order,
+    epoch_spans,
+    held_out_positions,
+    neighbor_partners,
+    shuffled,
+    steps_per_epoch,
+    view_pairs,
+)
 
 UNEQUAL = [(1, 7, 5000), (5000, 1, 7), (3,), (4, 4, 4, 4), (1,) * 13, (0, 5, 0, 9)]
 
@@ -55,13 +63,79 @@ def test_steps_fill_whole_batches_from_every_stream(
     assert steps * (batch_size // num_streams) <= shortest < (steps + 1) * (batch_size // num_streams)
 
 
+@pytest.mark.parametrize("num_streams", [1, 2, 4])
+@pytest.mark.parametrize("num_samples", [8, 9, 12, 15, 16, 17, 33, 100])
+def test_steps_are_those_of_dealing_images_out_one_by_one(num_samples: int, num_streams: int) -> None:
+    """Without drop_last nothing is left, and no step is without images; with it every step is a full batch."""
+    batch_size = 8
+    left = [num_samples * (s + 1) // num_streams - num_samples * s // num_streams for s in range(num_streams)]
+    batches = []
+    while sum(left):
+        takes = [min(batch_size // num_streams, images) for images in left]
+        left = [images - take for images, take in zip(left, takes, strict=True)]
+        batches.append(sum(takes))
+    full = sum(batch == batch_size for batch in batches)
+    assert steps_per_epoch(num_samples, num_streams, batch_size) == full
+    assert steps_per_epoch(num_samples, num_streams, batch_size, drop_last=False) == len(batches)
+    assert batches[:full] == [batch_size] * full
+    assert sum(batches) == num_samples
+
+
+def test_the_steps_do_not_depend_on_how_images_lie_in_shards() -> None:
+    """One shard and many workers, shards of 1, 7 and 5,000: what every stream reads lasts for all steps."""
+    for counts in ((5008,), (1, 7, 5000), (7, 5000, 1), (2504, 2504), (1,) * 8 + (5000,)):
+        steps = steps_per_epoch(5008, 4, 64)
+        assert steps == 78
+        for stream in range(4):
+            spans = epoch_spans(counts, 4, stream, seed=1, epoch=3)
+            assert sum(span.stop - span.start for span in spans) >= steps * 16
+
+
+@pytest.mark.parametrize("drop_last", [True, False])
 @pytest.mark.parametrize(("num_samples", "num_streams", "batch_size"), [(63, 1, 64), (0, 1, 2), (7, 4, 8)])
 def test_too_few_images_are_a_config_error_with_the_numbers(
-    num_samples: int, num_streams: int, batch_size: int
+    num_samples: int, num_streams: int, batch_size: int, drop_last: bool
 ) -> None:
     with pytest.raises(ConfigError, match=rf"{batch_size}.*{num_samples}") as caught:
-        steps_per_epoch(num_samples, num_streams, batch_size)
+        steps_per_epoch(num_samples, num_streams, batch_size, drop_last=drop_last)
     assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize("counts", [(40,), (1, 7, 100), (5,) * 30, (0, 5, 0, 9), (1,) * 20], ids=str)
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 1.0])
+def test_held_out_positions_are_so_many_different_ones_of_the_dataset(counts: tuple[int, ...], share: float) -> None:
+    total = sum(counts)
+    count = round(share * total)
+    held_out = held_out_positions(counts, count, seed=3)
+    assert held_out.dtype == np.int64
+    assert held_out.tolist() == sorted(set(held_out.tolist()))
+    assert len(held_out) == count
+    assert all(0 <= position < total for position in held_out.tolist())
+    np.testing.assert_array_equal(held_out, held_out_positions(counts, count, seed=3))
+    if 0.0 < share < 1.0:
+        others = {tuple(held_out_positions(counts, count, seed=seed).tolist()) for seed in range(8)}
+        assert len(others) > 3
+
+
+def test_held_out_images_come_from_few_shards_and_from_anywhere_in_them() -> None:
+    counts, chosen = (50,) * 40, set[int]()
+    for seed in range(30):
+        held_out = held_out_positions(counts, 60, seed=seed)
+        shards = set((held_out // 50).tolist())
+        assert len(shards) <= 8
+        chosen |= shards
+        assert 15 < np.mean(held_out % 50) < 34
+    assert len(chosen) > 35
+    # Where a few shards do not hold enough, there must be more.
+    assert len(set((held_out_positions(counts, 1000, seed=0) // 50).tolist())) == 20
+
+
+def test_every_image_can_be_held_out() -> None:
+    times = np.zeros(20, int)
+    for seed in range(400):
+        times[held_out_positions((5, 15), 5, seed=seed)] += 1
+    # 100 each on average; five standard deviations of a binomial draw.
+    assert np.abs(times - 100).max() < 5 * np.sqrt(400 * 0.25 * 0.75)
 
 
 @pytest.mark.parametrize("counts", [(1, 7, 500), (40, 40), (123,)], ids=str)
@@ -132,3 +206,33 @@ def test_view_pairs_are_two_different_views_drawn_evenly(num_views: int) -> None
     assert (np.abs(off_diagonal - expected) < 6 * np.sqrt(expected)).all()
     assert not np.array_equal(pairs, view_pairs(6000, num_views, seed=0, epoch=2))
     np.testing.assert_array_equal(pairs, view_pairs(6000, num_views, seed=0, epoch=1))
+
+
+@pytest.mark.parametrize(("num_neighbors", "probability"), [(10, 0.5), (1, 0.3), (3, 0.0), (4, 1.0)])
+def test_partners_are_neighbors_drawn_evenly_with_the_probability(num_neighbors: int, probability: float) -> None:
+    partners = neighbor_partners(6000, num_neighbors, probability, seed=0, epoch=1)
+    assert partners.shape == (6000,)
+    assert partners.dtype == np.int64
+    counts = {int(column): int((partners == column).sum()) for column in np.unique(partners)}
+    assert set(counts) <= {-1, *range(num_neighbors)}
+    for column in range(-1, num_neighbors):
+        expected = 6000 * (1 - probability if column == -1 else probability / num_neighbors)
+        assert abs(counts.get(column, 0) - expected) <= 5 * np.sqrt(expected)
+    np.testing.assert_array_equal(partners, neighbor_partners(6000, num_neighbors, probability, seed=0, epoch=1))
+
+
+def test_partners_are_drawn_anew_for_every_seed_and_epoch() -> None:
+    drawn = [neighbor_partners(2000, 10, 0.5, seed=s, epoch=e) for s in range(2) for e in range(3)]
+    for other in drawn[1:]:
+        both = (other >= 0) & (drawn[0] >= 0)
+        assert abs(both.mean() - 0.25) < 0.05
+        assert abs((other == drawn[0])[both].mean() - 0.1) < 0.07
+
+
+@pytest.mark.parametrize(
+    ("num_neighbors", "probability", "message"),
+    [(0, 0.5, "num_neighbors is 0"), (5, 1.1, r"probability is 1\.1"), (5, -0.1, r"-0\.1"), (5, np.nan, "nan")],
+)
+def test_wrong_arguments_of_partners_are_named(num_neighbors: int, probability: float, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        neighbor_partners(10, num_neighbors, probability, seed=0, epoch=0)

@@ -1,3 +1,4 @@
+import pytest
 import torch
 
 from cibhash.straight_through import bernoulli_straight_through, sign_straight_through
@@ -13,7 +14,10 @@ def test_sign_is_exact_and_passes_the_gradient_on():
 
 
 def test_nan_probability_gives_nan_code():
-    assert sign_straight_through(torch.tensor([[torch.nan]])).isnan().all()
+    p = torch.tensor([[torch.nan, 1.0]])
+    for codes in (sign_straight_through(p), bernoulli_straight_through(p, torch.Generator().manual_seed(0))):
+        assert codes.isnan().tolist() == [[True, False]]
+        assert codes[0, 1] == 1
 
 
 def test_bernoulli_draws_with_probability_p_and_passes_the_gradient_on():
@@ -38,3 +42,37 @@ def test_bernoulli_depends_on_its_generator_alone():
     other = bernoulli_straight_through(p, torch.Generator().manual_seed(4))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
+
+
+def test_bits_are_drawn_apart():
+    """Of images, of views and of bits alike: hardly correlated with what comes next along any dimension."""
+    codes = bernoulli_straight_through(torch.full((400, 2, 50), 0.5), torch.Generator().manual_seed(0))
+    for dim in range(3):
+        length = codes.shape[dim] - 1
+        agreement = (codes.narrow(dim, 0, length) * codes.narrow(dim, 1, length)).mean()
+        assert abs(agreement) < 5 / (40_000 / 2) ** 0.5
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(12, 8), (12, 2, 8)])
+@pytest.mark.parametrize("parts", [(12,), (6, 6), (3, 3, 3, 3), (1, 4, 7)])
+def test_draws_of_some_rows_are_those_of_the_larger_batch(dtype, shape, parts):
+    p = torch.rand(shape, generator=torch.Generator().manual_seed(5)).to(dtype).requires_grad_()
+    uniform = torch.rand(shape, generator=torch.Generator().manual_seed(2), dtype=torch.promote_types(dtype, torch.float32))
+    expected = [1.0 if u < q else -1.0 for u, q in zip(uniform.flatten().tolist(), p.flatten().tolist(), strict=True)]
+    codes, row = [], 0
+    for count in parts:
+        own, generator = p[row : row + count], torch.Generator().manual_seed(2)
+        codes.append(bernoulli_straight_through(own, generator, first_row=row, num_rows=12))
+        row += count
+    assert codes[0].dtype == dtype
+    assert torch.cat(codes).flatten().tolist() == expected
+    torch.cat(codes).sum().backward()
+    assert p.grad.eq(1).all()
+
+
+def test_half_precision_hits_small_probabilities():
+    """A uniform number of 8 bits would be 0 once in 256 draws, and below 1/10,000 as often."""
+    p = torch.full((100_000, 8), 1e-4, dtype=torch.bfloat16)
+    ones = (bernoulli_straight_through(p, torch.Generator().manual_seed(0)) > 0).double().mean()
+    assert abs(ones - 1e-4) < 5 * (1e-4 / 800_000) ** 0.5

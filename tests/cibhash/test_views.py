@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 from cibhash.specs import ViewSpec
-from cibhash.views import eval_view, random_view, view_generator
+from cibhash.view_draws import view_generator
+from cibhash.views import eval_view, random_view
 from tests.datasets import shape_image
 
 _PLAIN = {"flip": 0, "jitter": 0, "grayscale": 0, "blur": 0}

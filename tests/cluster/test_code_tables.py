@@ -14,15 +14,16 @@ from cluster import storage
 from cluster.code_tables import (
     code_schema,
     codes_of,
-    feature_array,
     features_of,
     ids_of,
     label_arrays,
     label_lists,
+    logits_of,
     open_codes,
     packed_array,
     parquet_bytes,
     read_part,
+    vector_array,
     write_listed,
 )
 from tests.tables import make_code_table
@@ -45,16 +46,21 @@ def test_parts_hold_the_schema_of_the_design(tmp_path: Path) -> None:
         "size": "int32",
     }
     assert str(code_schema(16, 4).field("features").type) == "fixed_size_list<item: float>[4]"
+    both = code_schema(16, 4, logits=True)
+    assert both.names[-2:] == ["features", "logits"]
+    assert str(both.field("logits").type) == "fixed_size_list<item: float>[16]"
+    assert code_schema(16, logits=True).names[-2:] == ["size", "logits"]
 
 
 @pytest.mark.parametrize("count", [0, 1, 7, 25])
 def test_arrays_come_back_as_they_went_in(tmp_path: Path, count: int) -> None:
     """Also out of a table of several chunks and out of a slice."""
     codes, draws = _codes(count), np.random.default_rng(1)
-    features = draws.normal(size=(count, 4)).astype(np.float32)
+    features, logits = (draws.normal(size=(count, width)).astype(np.float32) for width in (4, 24))
     ids = np.sort(draws.choice(2**40, count, replace=False)).astype(np.int64)
     labels = [list(range(n % 4)) for n in range(count)]
-    uri = make_code_table(tmp_path, codes, ids=ids, labels=labels, features=features, rows_per_part=10)
+    columns = {"ids": ids, "labels": labels, "features": features, "logits": logits}
+    uri = make_code_table(tmp_path, codes, **columns, rows_per_part=10)
     parts = [read_part(uri, part) for part in open_codes(uri).parts]
     if not parts:
         return
@@ -64,6 +70,7 @@ def test_arrays_come_back_as_they_went_in(tmp_path: Path, count: int) -> None:
         np.testing.assert_array_equal(codes_of(found, 8), codes[want, :1])
         np.testing.assert_array_equal(ids_of(found), ids[want])
         np.testing.assert_array_equal(features_of(found), features[want])
+        np.testing.assert_array_equal(logits_of(found), logits[want])
         limits, values = label_lists(found)
         assert [values[a:b].tolist() for a, b in itertools.pairwise(limits)] == labels[want]
         assert (codes_of(found).dtype, ids_of(found).dtype, values.dtype) == (np.uint8, np.int64, np.int64)
@@ -77,6 +84,7 @@ def test_empty_tables_keep_their_width() -> None:
     limits, values = label_lists(empty)
     assert (limits.tolist(), values.tolist()) == ([0], [])
     assert features_of(code_schema(24, 5).empty_table()).shape == (0, 5)
+    assert logits_of(code_schema(24, logits=True).empty_table()).shape == (0, 24)
 
 
 def test_only_asked_columns_are_read(tmp_path: Path) -> None:
@@ -87,7 +95,7 @@ def test_only_asked_columns_are_read(tmp_path: Path) -> None:
 def test_arrays_of_arrow_are_those_of_numpy() -> None:
     codes = _codes(6)[::2]
     assert packed_array(codes).to_pylist() == [row.tobytes() for row in codes]
-    assert feature_array(np.arange(6, dtype=np.float32).reshape(2, 3)).to_pylist() == [[0, 1, 2], [3, 4, 5]]
+    assert vector_array(np.arange(6, dtype=np.float32).reshape(2, 3)).to_pylist() == [[0, 1, 2], [3, 4, 5]]
 
 
 def test_equal_tables_are_equal_files(tmp_path: Path) -> None:

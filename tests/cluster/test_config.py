@@ -59,7 +59,7 @@ _BAD: list[tuple[type[JobConfig], dict[str, Any], str]] = [
     (TrainConfig, {"seed": "x"}, "seed"),
     (TrainConfig, {"num_cached_views": 1}, "num_cached_views 1"),
     (TrainConfig, {"num_cached_views": -1}, "num_cached_views"),
-    (TrainConfig, {"num_cached_views": 4, "backbone": {"trainable": True}}, "frozen"),
+    (TrainConfig, {"num_cached_views": 4, "backbone": {"train_from": "all"}}, "frozen"),
     (TrainConfig, {"backbone": {"image_size": 4}}, "image_size 4"),
     (TrainConfig, {"backbone": {"std": (0, 1, 1)}}, "std"),
     (TrainConfig, {"backbone": {"no_such": 1}}, "no_such"),

@@ -105,6 +105,19 @@ def test_the_code_table_digest_is_of_encoder_dataset_and_parts(tmp_path: Path) -
     assert open_codes(make_code_table(tmp_path / "e", codes + 1)).digest != one.digest
 
 
+def test_a_code_table_from_before_there_were_logits_is_read(tmp_path: Path) -> None:
+    import numpy as np
+
+    uri = make_code_table(tmp_path / "old", np.zeros((3, 2), np.uint8))
+    path = tmp_path / "old/codes.json"
+    content = json.loads(path.read_text())
+    assert content.pop("logits") is False
+    path.write_text(json.dumps(content))
+    assert open_codes(uri).logits is False
+    logits = np.zeros((3, 16), np.float32)
+    assert open_codes(make_code_table(tmp_path / "new", np.zeros((3, 2), np.uint8), logits=logits)).logits is True
+
+
 def test_listed_files_are_verified_before_use(tmp_path: Path) -> None:
     content = b"0123456789"
     (tmp_path / "a").write_bytes(content)

@@ -31,7 +31,7 @@ RAY = Path(sys.executable).with_name("ray")
 START_TIMEOUT_S = 90
 RECIPE = {
     "bits": [16, 32],
-    "backbone": {"name": "convnet-small", "weights": "none", "image_size": 32, "trainable": True},
+    "backbone": {"name": "convnet-small", "weights": "none", "image_size": 32, "train_from": "all"},
     "epochs": 2,
     "batch_size": 16,
 }

@@ -21,7 +21,7 @@ from cibhash.images import decode_image
 from cibhash.shards import SourceImage
 from cibhash.views import eval_view
 from cluster import storage
-from cluster.code_tables import codes_of, features_of, ids_of, label_lists, open_codes, read_part
+from cluster.code_tables import codes_of, features_of, ids_of, label_lists, logits_of, open_codes, read_part
 from cluster.config import EncodeConfig
 from cluster.datasets import open_dataset, shard_samples
 from cluster.encoding.encode import encode
@@ -48,7 +48,7 @@ def _config(dataset: str, encoder: str, output: Path | str, **settings: object) 
 
 
 def _plan(
-    dataset: str, encoder: str, output: Path | str, *, batch_size: int = 8, features: bool = False
+    dataset: str, encoder: str, output: Path | str, *, batch_size: int = 8, features: bool = False, logits: bool = False
 ) -> EncodingPlan:
     return EncodingPlan(
         encoder_uri=encoder,
@@ -57,6 +57,7 @@ def _plan(
         output_uri=str(output),
         batch_size=batch_size,
         features=features,
+        logits=logits,
         num_threads=1,
         use_gpu=False,
     )
@@ -105,6 +106,35 @@ def test_table_holds_every_image_once_with_its_code_labels_and_place(ray_local: 
         image = storage.read_range(storage.join(manifest.dataset_uri, row["shard"]), row["offset"], row["size"])
         view = torch.from_numpy(eval_view(decode_image(image), 32))[None]
         assert encode_images(loaded, view).codes.tobytes() == row["code"], row["key"]
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("features", [False, True])
+def test_logits_are_kept_when_asked_for_and_agree_with_the_bits(
+    ray_local: None, tmp_path: Path, features: bool
+) -> None:
+    """Over shards larger and smaller than a batch, one of them without a good image."""
+    dataset = make_dataset(tmp_path / "data", [shape_sources(11), _broken_images(), shape_sources(3, 11)])
+    encoder = published_encoder(tmp_path / "encoder", (8, 24))
+    config = _config(dataset, encoder, tmp_path / "codes", logits=True, features=features)
+    encode(config)
+    manifest, table = open_codes(config.output), _table(config.output)
+    assert (manifest.logits, bool(manifest.features), manifest.rows_out) == (True, features, 14)
+    assert table.column_names[-1] == "logits"
+    logits, codes = logits_of(table), codes_of(table)
+    assert logits.shape == (14, 24)
+    for row, code in zip(logits.tolist(), codes.tolist(), strict=True):
+        assert [code[j // 8] >> (j % 8) & 1 for j in range(24)] == [int(value > 1e-7) for value in row]
+    views = [
+        eval_view(decode_image(sample.image), 32)
+        for shard in open_dataset(dataset).shards
+        for sample in shard_samples(dataset, shard)
+        if sample.key.startswith("shape")
+    ]
+    expected = encode_images(load_encoder(Path(encoder)), torch.from_numpy(np.stack(views)))
+    np.testing.assert_allclose(logits, expected.logits, rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(codes, expected.codes)
+    assert encode(config).parts_reused == 3
 
 
 @pytest.mark.ray
@@ -207,8 +237,10 @@ def test_codes_of_another_encoder_or_dataset_are_refused_with_both_digests(tmp_p
         encode(_config(larger, encoder, output))
     assert open_dataset(dataset).digest[:16] in str(caught.value)
     assert open_dataset(larger).digest[:16] in str(caught.value)
-    with pytest.raises(ManifestMismatch, match="features"):
-        encode(_config(dataset, encoder, output, features=True))
+    assert open_codes(str(output)).logits is False
+    for column in ("features", "logits"):
+        with pytest.raises(ManifestMismatch, match=f"codes without {column}"):
+            encode(_config(dataset, encoder, output, **{column: True}))
 
 
 def _commit_without_ray(dataset: str, encoder: str, output: Path) -> None:
@@ -235,7 +267,7 @@ def test_dry_run_touches_nothing(tmp_path: Path) -> None:
 
 
 def test_records_are_reused_only_for_the_same_work(tmp_path: Path) -> None:
-    """Another encoder, another shard, shifted ids, features, a changed or missing file: all are done again."""
+    """Another encoder, another shard, shifted ids, other columns, a changed or missing file: all are done again."""
     dataset, encoder = shape_dataset(tmp_path / "data", [3, 4]), published_encoder(tmp_path / "encoder")
     output = tmp_path / "codes"
     plan, shard = _plan(dataset, encoder, output), open_dataset(dataset).shards[1]
@@ -248,6 +280,7 @@ def test_records_are_reused_only_for_the_same_work(tmp_path: Path) -> None:
 
     assert read_record(replace(plan, encoder_digest="0" * 64), 1, shard) is None
     assert read_record(replace(plan, features=True), 1, shard) is None
+    assert read_record(replace(plan, logits=True), 1, shard) is None
     assert read_record(plan, 1, replace(shard, sha256="0" * 64)) is None
     assert read_record(plan, 1, replace(shard, uri="other.tar")) is None
     assert read_record(plan, 1, replace(shard, first_id=5)) is None
@@ -380,7 +413,7 @@ base = sys.argv[1]
 with ray_session(RayConfig(num_cpus=16)):
     result = train(TrainConfig.model_validate(dict(
         dataset=f"{base}/data", output=f"{base}/encoder", bits=(16,), epochs=2, batch_size=4, threads_per_worker=1,
-        backbone=dict(name="convnet-small", weights="none", image_size=32, trainable=True), hidden=16,
+        backbone=dict(name="convnet-small", weights="none", image_size=32, train_from="all"), hidden=16,
         checkpoint_every=1)))
     codes = encode(EncodeConfig(dataset=f"{base}/data", encoder=f"{base}/encoder", output=f"{base}/codes"))
 print(result.encoder_digest, codes.encoder_digest, codes.rows_out)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cibhash import metrics
+from cibhash import asymmetric, metrics
 from cibhash.baselines import fit_itq, fit_random_hyperplanes
 from cibhash.binary import pack_bits, prefix
 from cibhash.errors import ConfigError, DataError, ManifestMismatch, NotFound
@@ -34,14 +34,20 @@ class Corpus:
         noise = generator.standard_normal((count, FEATURES))
         self.features = (2 * generator.standard_normal((5, FEATURES))[classes] + noise).astype(np.float32)
         flips = generator.random((count, BITS)) < 0.3
-        self.codes = pack_bits((generator.random((5, BITS)) < 0.5)[classes] ^ flips)
+        bits = (generator.random((5, BITS)) < 0.5)[classes] ^ flips
+        self.codes = pack_bits(bits)
         self.labels = [[int(one)] for one in classes]
         if several:
             self.labels = [sorted({label, *extra.tolist()}) for (label,), extra in zip(
                 self.labels, generator.integers(8, size=(count, 2)), strict=True)]  # fmt: skip
 
-    def tables(self, folder: Path, rows_per_part: int = 1000, **fields: Any) -> dict[str, str]:
-        """Writes the code tables `queries` and `database`."""
+        sizes = np.random.default_rng(8).gamma(np.where(flips, 1.0, 4.0))  # flipped bits are less sure
+        self.logits = np.where(bits, sizes, -sizes).astype(np.float32)
+
+    def tables(
+        self, folder: Path, rows_per_part: int = 1000, *, logits: tuple[str, ...] = (), **fields: Any
+    ) -> dict[str, str]:
+        """Writes the code tables `queries` and `database`, those named in `logits` with that column."""
         sides = {"queries": slice(0, NUM_QUERIES), "database": slice(NUM_QUERIES, None)}
         return {
             name: make_code_table(
@@ -49,6 +55,7 @@ class Corpus:
                 self.codes[rows],
                 labels=self.labels[rows],
                 features=self.features[rows],
+                logits=self.logits[rows] if name in logits else None,
                 rows_per_part=rows_per_part,
                 prefixes=LENGTHS,
                 **fields,
@@ -104,10 +111,66 @@ def test_equals_brute_force(tmp_path: Path, ray_local: None, several: bool) -> N
 
 
 @pytest.mark.ray
+@pytest.mark.parametrize("several", [False, True])
+def test_queries_with_logits_add_asymmetric_series(tmp_path: Path, ray_local: None, several: bool) -> None:
+    """Against loops over all pairs; the codes' own series and the comparison with ITQ stay as they were."""
+    corpus = Corpus(several=several)
+    tables = corpus.tables(tmp_path, rows_per_part=50, logits=("queries",))
+    plain = corpus.tables(tmp_path / "plain")
+    settings: dict[str, Any] = {"k": 40, "example_queries": 0, "title": "Same"}
+    result, record = run(tables, tmp_path / "out", **settings, baseline_fit=tables["database"])
+    before, record_before = run(plain, tmp_path / "before", **settings, baseline_fit=plain["database"])
+    assert (before.map_at_k_asymmetric, list(result.map_at_k_asymmetric)) == ({}, ["16", "32", "64"])
+    assert [one for one in record["series"] if one["method"] != "cibhash-asymmetric"] == record_before["series"]
+    for name in ("margins", "verdict", "health", "float_cosine"):
+        assert record[name] == record_before[name]
+    assert (result.map_at_k, result.baselines) == (before.map_at_k, before.baselines)
+
+    methods = [series["method"] for series in record["series"]]
+    assert methods[:7] == ["cibhash"] * 3 + ["cibhash-asymmetric"] * 3 + ["itq"]
+    for series in record["series"][3:6]:
+        expected = _asymmetric_metrics(corpus, series["bits"], 40)
+        assert result.map_at_k_asymmetric[str(series["bits"])] == series["map_at_k"]
+        for name in ("map_at_k", "map_best", "map_worst", "precision_at_k", "recall_at_k", "median_tie_block"):
+            assert series[name] == pytest.approx(getattr(expected, name), abs=1e-12)
+        assert series["map_at_k"] > result.map_at_k[str(series["bits"])]
+        assert series["interval"]["low"] < series["map_at_k"] < series["interval"]["high"]
+        assert (series["empty_ball_share"], series["precision_by_radius"], series["recall_by_radius"]) == (None, [], [])
+        assert series["recall_by_rank"][-1] == pytest.approx(1)
+
+
+def _asymmetric_metrics(corpus: Corpus, bits: int, k: int) -> metrics.RetrievalMetrics:
+    """From one pass over all pairs."""
+    weights = asymmetric.query_weights(corpus.logits[:NUM_QUERIES], bits).tolist()
+    codes = np.unpackbits(corpus.codes, axis=1, bitorder="little")[:, :bits].tolist()
+    total = np.zeros((NUM_QUERIES, asymmetric.LEVELS + 1), np.int64)
+    relevant = np.zeros_like(total)
+    for query in range(NUM_QUERIES):
+        for row in range(NUM_QUERIES, len(codes)):
+            differs = zip(weights[query], codes[query], codes[row], strict=True)
+            distance = sum(weight for weight, a, b in differs if a != b)
+            total[query, distance] += 1
+            relevant[query, distance] += bool({*corpus.labels[query]} & {*corpus.labels[row]})
+    return metrics.from_histogram(total, relevant, k=k)
+
+
+def test_logits_of_the_queries_alone_decide(tmp_path: Path) -> None:
+    for name, logits, expected in (
+        ("both", ("queries", "database"), True),
+        ("queries", ("queries",), True),
+        ("database", ("database",), False),
+    ):
+        tables = Corpus().tables(tmp_path / name, logits=logits)
+        assert plan_evaluation(EvaluateConfig(**tables, output="unused")).with_asymmetric is expected
+
+
+@pytest.mark.ray
 def test_no_split_changes_a_number(tmp_path: Path, ray_local: None) -> None:
     corpus = Corpus()
-    whole = scored(corpus.tables(tmp_path / "whole"), block_rows=1000)
-    split = scored(corpus.tables(tmp_path / "split", rows_per_part=45), block_rows=6)
+    logits = ("queries", "database")
+    whole = scored(corpus.tables(tmp_path / "whole", logits=logits), block_rows=1000)
+    split = scored(corpus.tables(tmp_path / "split", rows_per_part=45, logits=logits), block_rows=6)
+    assert len(whole.counts) == 4 * len(LENGTHS) - 1
     assert whole.counts.keys() == split.counts.keys()
     for series, counts in whole.counts.items():
         np.testing.assert_array_equal(counts.total, split.counts[series].total)

@@ -1,6 +1,7 @@
 """The report page: self-contained, escaped, honest about what it could not read."""
 
 import base64
+import dataclasses
 import io
 import re
 from html.parser import HTMLParser
@@ -13,7 +14,7 @@ from PIL import Image
 from cluster.evaluation.evaluate import EvaluateResult
 from cluster.evaluation.examples import Example, ExampleNeighbor, choose_queries
 from cluster.evaluation.measures import measure, verdict
-from cluster.evaluation.plots import inline_svg
+from cluster.evaluation.plots import curves_by_radius, curves_by_rank, inline_svg, map_bars
 from cluster.evaluation.report import report_html
 from cluster.evaluation.result_tables import format_table, markdown
 from cluster.evaluation.results import Evaluation, Health, TableRecord
@@ -53,11 +54,11 @@ class Page(HTMLParser):
 
 
 def evaluation(title: str = "Birds", notes: tuple[str, ...] = ()) -> Evaluation:
-    """An evaluation of random histograms with one baseline."""
+    """An evaluation of random histograms with one baseline, and with logits of the queries."""
     generator = np.random.default_rng(0)
     counts = {}
-    for series in (Series("cibhash", 16), Series("cibhash", 32), Series("itq", 16), Series("itq", 32)):
-        total = generator.multinomial(50, np.full(series.bits + 1, 1 / (series.bits + 1)), size=12)
+    for series in (Series(method, bits) for method in ("cibhash", "cibhash-asymmetric", "itq") for bits in (16, 32)):
+        total = generator.multinomial(50, np.full(series.num_distances, 1 / series.num_distances), size=12)
         counts[series] = Counts(total, generator.binomial(total, 0.3))
     measured, _ = measure(counts, generator.random(12), k=10, seed=0)
     beats_itq, sentence = verdict(measured.margins)
@@ -130,6 +131,22 @@ def test_page_shows_every_number_and_where_it_comes_from() -> None:
     assert "Examples" not in page.text
 
 
+def test_asymmetric_distance_has_no_curve_by_radius() -> None:
+    found = evaluation()
+    assert "CIBHash, asymmetric 32" in curves_by_rank(found)
+    by_radius = curves_by_radius(found)
+    assert "asymmetric" not in by_radius
+    assert "PCA-ITQ 32" in by_radius
+    assert "CIBHash, asymmetric" in map_bars(found)
+    about = "over the bits that differ"
+    assert about in Page(report_html(found, [], URIS)).text
+    others = tuple(one for one in found.series if one.method != "cibhash-asymmetric")
+    plain = found.model_copy(update={"series": others})
+    assert about not in Page(report_html(plain, [], URIS)).text
+    assert about in markdown(found)
+    assert about not in markdown(plain)
+
+
 def test_texts_from_outside_are_escaped(shard: tuple[str, int, int]) -> None:
     path, offset, size = shard
     rows = [example(path, HOSTILE, size, offset), example(f"/nowhere/{HOSTILE}.tar", HOSTILE)]
@@ -197,10 +214,16 @@ def test_tables_of_text_hold_the_numbers() -> None:
     assert ours is not None
     assert f"{ours.map_at_k:.4f} [{ours.interval.low:.4f}, {ours.interval.high:.4f}]" in text
     assert found.verdict in text
+    weighted = found.find("cibhash-asymmetric", 32)
+    assert weighted is not None
+    assert f"| CIBHash, asymmetric | 32 | {weighted.map_worst:.4f}" in text
+    assert f"{weighted.map_at_k:.4f} [{weighted.interval.low:.4f}, {weighted.interval.high:.4f}]" in text
+    assert "| – |" in next(line for line in text.splitlines() if line.startswith("| CIBHash, asymmetric | 32"))
     result = EvaluateResult(
         report_uri="r",
         metrics_uri="m",
         map_at_k={"16": 0.5, "32": 0.625},
+        map_at_k_asymmetric={"16": 0.5625, "32": 0.6875},
         intervals={},
         baselines={"itq": {"16": 0.25}},
         float_cosine=0.75,
@@ -214,6 +237,9 @@ def test_tables_of_text_hold_the_numbers() -> None:
     lines = format_table(result).splitlines()
     assert "mAP@10" in lines[0]
     assert any("CIBHash" in line and "0.5000" in line and "0.6250" in line for line in lines)
+    assert any("CIBHash, asymmetric" in line and "0.5625" in line and "0.6875" in line for line in lines)
+    without = format_table(dataclasses.replace(result, map_at_k_asymmetric={}))
+    assert "asymmetric" not in without
     assert any("PCA-ITQ" in line and "0.2500" in line and "–" in line for line in lines)
     assert lines[-1] == "Beats ITQ [really]."
 

@@ -191,7 +191,7 @@ def _processes_with(text: str) -> list[int]:
 @pytest.mark.timeout(600)
 def test_a_killed_run_continues_and_ends_bit_for_bit_as_an_uninterrupted_one(ray_local: None, tmp_path: Path) -> None:
     dataset = shape_dataset(tmp_path / "data", _COUNTS)
-    settings: dict[str, Any] = {"epochs": 60, "checkpoint_every": 12, "backbone": {**_SMALL, "trainable": True}}
+    settings: dict[str, Any] = {"epochs": 60, "checkpoint_every": 12, "backbone": {**_SMALL, "train_from": "all"}}
     whole = train(_config(dataset, tmp_path / "whole", **settings))
 
     config = _config(dataset, tmp_path / "killed", **settings)

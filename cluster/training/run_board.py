@@ -1,0 +1,112 @@
+"""What workers tell the driver while they train: rows of statistics, signs of life, and failures that no retry cures.
+
+Knows nothing of training. The board is an actor without resources; if it is lost, training goes on unseen.
+"""
+
+import contextlib
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import ray
+
+from cluster.telemetry import log, progress
+from cluster.training.metrics_log import MetricsLog, Row
+
+_POLL_S = 1.0
+
+
+@ray.remote(num_cpus=0)
+class RunBoard:
+    """Where rank 0 puts rows, every rank its signs of life, and the first failing rank its error."""
+
+    def __init__(self) -> None:
+        self._rows: list[Row] = []
+        self._failure = ""
+        self._steps: dict[int, int] = {}
+
+    def add(self, rows: list[Row]) -> None:
+        """Adds rows of statistics."""
+        self._rows.extend(rows)
+
+    def rows(self, start: int) -> list[Row]:
+        """The rows from `start` on."""
+        return self._rows[start:]
+
+    def beat(self, rank: int, step: int) -> None:
+        """Tells that a rank has finished a step, counted from the beginning of the run."""
+        self._steps[rank] = step
+
+    def steps(self) -> dict[int, int]:
+        """The last step that each rank told of."""
+        return dict(self._steps)
+
+    def started(self) -> bool:
+        """Whether any rank has told of anything."""
+        return bool(self._steps or self._rows or self._failure)
+
+    def fail(self, failure: str) -> None:
+        """Keeps the first failure that a restart would only repeat, as `cluster.failures` describes it."""
+        self._failure = self._failure or failure
+
+    def failure(self) -> str:
+        """That failure, or empty."""
+        return self._failure
+
+
+@contextlib.contextmanager
+def shown_board(metrics: MetricsLog, epochs: int) -> Iterator[Any]:
+    """A board whose rows are shown as progress and written to the metrics while the block runs."""
+    board = RunBoard.remote()  # type: ignore[attr-defined]
+    stop = threading.Event()
+    thread = threading.Thread(target=_show, args=(board, metrics, epochs, stop), daemon=True)
+    thread.start()
+    try:
+        yield board
+    finally:
+        stop.set()
+        thread.join()
+        ray.kill(board)
+
+
+def _show(board: Any, metrics: MetricsLog, epochs: int, stop: threading.Event) -> None:
+    seen = 0
+    with progress("train", epochs, "epochs") as line:
+        stopping = False
+        while not stopping:
+            stopping = stop.wait(_POLL_S)
+            try:
+                new: list[Row] = ray.get(board.rows.remote(seen))
+            except ray.exceptions.RayError:
+                break
+            seen += len(new)
+            metrics.add(new)
+            for row in new:
+                if row["kind"] == "epoch":
+                    line.advance(int(row["epoch"]) + 1 - line.done, _note(metrics))
+                for alarm in row.get("alarms", ()):
+                    log(f"train: ALARM, the codes collapse: {alarm}", step=row["step"])
+            metrics.write_at_intervals()
+        metrics.write()
+
+
+def _note(metrics: MetricsLog) -> str:
+    """Loss, rate and the last look at the held-out images, for the progress line."""
+    epoch, look = metrics.last("epoch"), metrics.last("look")
+    note = f"loss {epoch['loss']:.4f}, bit entropy {epoch['bit_entropy']:.3f}, {epoch['images_per_s']:,.0f} images/s"
+    return f"{note}, held-out sep10 {look['sep10']:.3f}" if look else note
+
+
+class Pulse:
+    """One rank's signs of life, at most one in two seconds."""
+
+    def __init__(self, board: Any, rank: int) -> None:
+        self._board, self._rank, self._told_s = board, rank, 0.0
+
+    def beat(self, step: int) -> None:
+        """Tells of a finished step."""
+        now = time.monotonic()
+        if now - self._told_s > 2.0:
+            self._board.beat.remote(self._rank, step)
+            self._told_s = now
