@@ -96,9 +96,9 @@ def cibhash_loss(
         kl_stopgrad: Whether the bottleneck gives no gradient to its second argument.
         gather: Whether the contrastive term takes its negatives from all ranks; see `nt_xent`. The bottleneck is a
             mean over this rank's images, which DDP's average over ranks completes.
-        generator: Source of the draws of `bernoulli`, on the device of the probabilities; unused otherwise. With
-            `gather`, in the same state on every rank: each draws for the images of all and takes its own, so that the
-            draws do not depend on the number of ranks.
+        generator: Source of the draws of `bernoulli`, on the device of the probabilities; unused otherwise. In the
+            same state on every rank, with `gather` or without: each draws for the images of all and takes its own, so
+            that the draws do not depend on the number of ranks.
 
     Returns:
         The three scalars, with gradient.
@@ -117,7 +117,7 @@ def cibhash_loss(
         if not 0 < length <= bits:
             raise ValueError(f"prefix of {length} bits, expected between 1 and the code length {bits}")
 
-    codes_a, codes_b = _sample_codes(torch.stack((p_a, p_b), dim=1), code_sampling, generator, gather).unbind(1)
+    codes_a, codes_b = _sample_codes(torch.stack((p_a, p_b), dim=1), code_sampling, generator).unbind(1)
     codes_GVB = _global_codes(codes_a, codes_b, gather)
     prior_a, prior_b = (p_a.detach(), p_b.detach()) if kl_stopgrad else (p_a, p_b)
     kl_B = (_kl_per_bit(p_a, prior_b) + _kl_per_bit(p_b, prior_a)) / 2
@@ -137,7 +137,7 @@ def _kl_per_bit(p: Tensor, q: Tensor) -> Tensor:
     return (ones_NB + zeros_NB).mean(dim=0)
 
 
-def _sample_codes(p_NVB: Tensor, code_sampling: str, generator: torch.Generator | None, gather: bool) -> Tensor:
+def _sample_codes(p_NVB: Tensor, code_sampling: str, generator: torch.Generator | None) -> Tensor:
     if code_sampling == "threshold":
         return sign_straight_through(p_NVB)
     if code_sampling == "relaxed":
@@ -146,8 +146,8 @@ def _sample_codes(p_NVB: Tensor, code_sampling: str, generator: torch.Generator 
         raise ValueError(f"code_sampling is {code_sampling!r}, expected 'threshold', 'bernoulli' or 'relaxed'")
     if generator is None:
         raise ValueError("code_sampling 'bernoulli' needs a generator, got None")
-    first, ranks = (rank() * len(p_NVB), world_size()) if gather else (0, 1)
-    return bernoulli_straight_through(p_NVB, generator, first_row=first, num_rows=ranks * len(p_NVB))
+    first, rows = rank() * len(p_NVB), world_size() * len(p_NVB)
+    return bernoulli_straight_through(p_NVB, generator, first_row=first, num_rows=rows)
 
 
 def _global_codes(codes_a: Tensor, codes_b: Tensor, gather: bool) -> Tensor:

@@ -21,10 +21,10 @@ from pydantic import (
 from cibhash.specs import BackboneSpec, ViewSpec
 
 
-def _split_lengths(value: object) -> object:
+def _split_list(value: object) -> object:
     if isinstance(value, str):
         return tuple(part.strip() for part in value.split(",") if part.strip())
-    return (value,) if isinstance(value, int) else value
+    return (value,) if isinstance(value, int | float) else value
 
 
 def _ascending(lengths: tuple[int, ...]) -> tuple[int, ...]:
@@ -40,7 +40,9 @@ def _check_lengths(lengths: tuple[int, ...]) -> None:
 
 
 _STREAMS = 8
-CodeLengths = Annotated[tuple[int, ...], BeforeValidator(_split_lengths), AfterValidator(_ascending)]
+CodeLengths = Annotated[tuple[int, ...], BeforeValidator(_split_list), AfterValidator(_ascending)]
+Numbers = Annotated[tuple[float, ...], BeforeValidator(_split_list)]
+WholeNumbers = Annotated[tuple[int, ...], BeforeValidator(_split_list)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 PositiveFinite = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -235,6 +237,49 @@ class TrainConfig(JobConfig):
                 )
         if self.compiled and self.backbone.trainable:
             raise ValueError("compiled needs a frozen backbone: leave backbone.train_from empty")
+        return self
+
+
+class SweepGrid(Section):
+    """Values to combine; a field without values stays at the run's own."""
+
+    temperature: Numbers = (0.2, 0.3, 0.4)
+    """Of the contrastive loss."""
+    beta: Numbers = (0.0001, 0.001, 0.005)
+    """Weight of the information bottleneck."""
+    learning_rate: Numbers = ()
+    """Adam's step size."""
+    batch_size: WholeNumbers = ()
+    """Images per step."""
+    epochs: WholeNumbers = ()
+    """Passes over the training images."""
+    seed: WholeNumbers = ()
+    """Of initial weights, order and views: how much is noise."""
+
+
+class SweepConfig(TrainConfig):
+    """Train many heads on the same cached views (Ray Tune) and compare them by label-free scores.
+
+    Takes the recipes and options of `train`, with cached views; the trials' encoders lie at OUTPUT/trials.
+    """
+
+    num_cached_views: NonNegativeInt = 8
+    """Views per image whose features are computed once, for all trials."""
+    grid: SweepGrid = SweepGrid()
+    """Values to combine."""
+    max_trials: NonNegativeInt = 0
+    """Run a seeded sample of so many combinations; 0: all."""
+    concurrent: PositiveInt = 2
+    """Trials at a time."""
+
+    @model_validator(mode="after")
+    def _check_sweep(self) -> "SweepConfig":
+        if not self.num_cached_views:
+            raise ValueError("num_cached_views 0: a sweep trains on cached views, 8 for instance")
+        if self.grid.seed and self.backbone.weights == "none":
+            raise ValueError("grid.seed needs a pretrained backbone: one of random weights would change with the seed")
+        if self.num_workers > 1:
+            raise ValueError(f"num_workers {self.num_workers}: a trial is one process; set concurrent instead")
         return self
 
 

@@ -28,6 +28,8 @@ def fault_point(name: str) -> None:
         return
     if action == "exit":
         os._exit(EXIT_CODE)
-    if not action.startswith("sleep="):
-        raise ConfigError(f"CIBHASH_FAULT={setting}: expected POINT:exit or POINT:sleep=SECONDS")
-    time.sleep(float(action.removeprefix("sleep=")))
+    try:
+        seconds = float(action.removeprefix("sleep=")) if action.startswith("sleep=") else -1.0
+        time.sleep(seconds)
+    except (ValueError, OverflowError):
+        raise ConfigError(f"CIBHASH_FAULT={setting}: expected POINT:exit or POINT:sleep=SECONDS") from None

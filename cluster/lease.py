@@ -78,25 +78,32 @@ class _Holder(threading.Thread):
 
     def run(self) -> None:
         while not self._stop_event.wait(self._beat_s):
-            following = self.lease.model_copy(update={"beats": self.lease.beats + 1})
             try:
-                storage.swap_bytes(self.uri, self.content, following.to_bytes())
-            except AlreadyExists:
-                if not self._is_own():
-                    log("another run has taken over this output: this one ends", lease=self.uri)
-                    os.kill(os.getpid(), signal.SIGINT)
-                    return
+                is_own = self._renew()
             except StorageError as error:
                 log("the lease cannot be renewed", reason=error)
                 continue
-            self.lease, self.content = following, following.to_bytes()
+            if not is_own:
+                log("another run has taken over this output: this one ends", lease=self.uri)
+                os.kill(os.getpid(), signal.SIGINT)
+                return
 
-    def _is_own(self) -> bool:
-        """A write whose answer was lost looks like a lost race."""
+    def _renew(self) -> bool:
+        """Counts up; returns whether the lease is still this process's."""
+        following = self.lease.model_copy(update={"beats": self.lease.beats + 1})
         try:
-            return _read(self.uri)[1].owner == self.lease.owner
-        except (StorageError, ValidationError):
-            return False
+            storage.swap_bytes(self.uri, self.content, following.to_bytes())
+        except AlreadyExists:
+            try:
+                content, found = _read(self.uri)
+            except ValidationError:
+                return False
+            if found.owner != self.lease.owner:
+                return False
+            self.lease, self.content = found, content  # a write whose answer was lost looks like a lost race
+            return True
+        self.lease, self.content = following, following.to_bytes()
+        return True
 
 
 def _wait_until_dead(uri: str, beat_s: float) -> bytes | None:

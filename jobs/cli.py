@@ -12,6 +12,7 @@ from importlib import metadata
 COMMANDS = {
     "pack": "pack images into tar shards",
     "train": "train a hash encoder, without labels",
+    "sweep": "train many heads on the same cached views and compare them",
     "encode": "encode a dataset into a table of binary codes",
     "index": "build a new version of a search index from codes",
     "serve": "serve an index and its search page over HTTP",

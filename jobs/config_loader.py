@@ -40,7 +40,7 @@ C = TypeVar("C", bound=JobConfig)
 POSITIONAL = {"source": "SOURCE", "query": "QUERY"}
 """Fields given without a flag, and how the help calls them."""
 _HAS_PACKAGED = TrainConfig
-"""The job whose settings the packaged recipes are: only there a recipe may be given by name."""
+"""Whose settings the packaged recipes are: only there, and in what extends it, a recipe may be given by name."""
 
 
 def load_config(cls: type[C], argv: Sequence[str], prog: str) -> C:
@@ -74,24 +74,22 @@ def load_config(cls: type[C], argv: Sequence[str], prog: str) -> C:
 
 
 def _is_recipe(argument: str, cls: type[JobConfig]) -> bool:
-    return argument.endswith(RECIPE_SUFFIXES) or (cls is _HAS_PACKAGED and not argument.startswith("-"))
+    return argument.endswith(RECIPE_SUFFIXES) or (issubclass(cls, _HAS_PACKAGED) and not argument.startswith("-"))
 
 
 def _description(cls: type[JobConfig], recipes: Sequence[str]) -> str:
     """What the help says before it lists the options."""
     named, listed = "", ""
-    if cls is _HAS_PACKAGED:
+    if issubclass(cls, _HAS_PACKAGED):
         summaries = packaged_recipes()
         width = max(map(len, summaries))
         named = " or the name of a packaged one"
         listed = "\n\nPackaged recipes:\n" + "\n".join(
             f"  {name:<{width}}  {summary}" for name, summary in summaries.items()
         )
-    defaults = f"\nDefaults below are those of {', '.join(recipes)}." if recipes else ""
-    return (
-        f"{inspect.cleandoc(cls.__doc__ or '')}\n\nA RECIPE is a file (*.yaml){named}; later ones override earlier ones, "
-        f"options override all.{defaults}{listed}"
-    )
+    defaults = f"\n\nDefaults below are those of {', '.join(recipes)}." if recipes else ""
+    rule = f"A RECIPE is a file (*.yaml){named}; later ones override earlier ones, options override all."
+    return f"{inspect.cleandoc(cls.__doc__ or '')}\n\n{rule}{defaults}{listed}"
 
 
 def _check_recipes(cls: type[JobConfig], layers: Sequence[Layer]) -> dict[str, Any]:
@@ -181,7 +179,7 @@ def _unknown(tokens: Sequence[str], cls: type[JobConfig]) -> str:
     if token.startswith("-"):
         flags = [f"--{name.replace('_', '-')}" for name in _field_names(cls)]
         return f"unknown option {token}{_suggestion(token, flags)}"
-    if token.endswith(RECIPE_SUFFIXES) or (cls is _HAS_PACKAGED and token in packaged_names()):
+    if token.endswith(RECIPE_SUFFIXES) or (issubclass(cls, _HAS_PACKAGED) and token in packaged_names()):
         return f"unexpected argument {token!r}: a recipe comes first, before the options"
     return f"unexpected argument {token!r}"
 
@@ -239,21 +237,21 @@ def _section_rule(info: StructTypeInfo) -> StructConstructorSpec | None:
     )
 
 
-_LENGTHS = PrimitiveConstructorSpec[Any](
+_NUMBERS = PrimitiveConstructorSpec[Any](
     nargs="*",
-    metavar="BITS[,BITS...]",
+    metavar="N[,N...]",
     instance_from_str=",".join,
     is_instance=lambda value: isinstance(value, tuple),
     str_from_instance=lambda value: [",".join(map(str, value))],
 )
-"""Code lengths, `16,32,64` or `16 32 64`: passed on as text, pydantic splits and checks."""
+"""Several numbers, `16,32,64` or `16 32 64`: passed on as text, pydantic splits and checks."""
 
 
 def _field_spec(name: str, field: FieldInfo, hint: Any, instance: object) -> StructFieldSpec:
     default = tyro.MISSING if field.is_required() else field.get_default(call_default_factory=True)
     default = getattr(instance, name, default)
-    if getattr(hint, "__origin__", None) == tuple[int, ...]:
-        hint = Annotated[hint, _LENGTHS]
+    if getattr(hint, "__origin__", None) in (tuple[int, ...], tuple[float, ...]):
+        hint = Annotated[hint, _NUMBERS]
     if type(None) in typing.get_args(hint):
         hint = Annotated[hint, tyro.conf.arg(metavar="INT")]
     if default is None or default in ("", ()):

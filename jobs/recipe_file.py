@@ -10,6 +10,7 @@ import posixpath
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import resources
+from importlib.resources.abc import Traversable
 from typing import Any
 
 import yaml
@@ -131,7 +132,7 @@ def _find(reference: str, folder: str, chain: tuple[_Source, ...]) -> _Source:
     return _Source(uri, uri)
 
 
-def _packaged(name: str) -> Any:
+def _packaged(name: str) -> Traversable:
     return _PACKAGED / f"{name}.yaml"
 
 

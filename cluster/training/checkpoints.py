@@ -4,6 +4,7 @@ Knows nothing of the loop. A half-written checkpoint is never listed, so it is n
 the one with the best score; the files of others are removed after the list has moved on.
 """
 
+import math
 import secrets
 import tempfile
 from collections.abc import Callable, Sequence
@@ -27,7 +28,8 @@ _KEPT = 2
 class CheckpointEntry(BaseModel):
     """A complete checkpoint."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # A score may be NaN, which JSON has no number for; a nested dataclass takes the setting from here.
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
     name: str
     """Its folder."""
     epochs_done: int
@@ -41,7 +43,7 @@ class CheckpointEntry(BaseModel):
 class _Index(BaseModel):
     """The content of `checkpoints.json`, oldest first."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
+    model_config = ConfigDict(frozen=True, extra="forbid")
     checkpoints: tuple[CheckpointEntry, ...] = ()
     """Those whose files are kept."""
     history: tuple[CheckpointEntry, ...] = ()
@@ -59,7 +61,6 @@ class CheckpointStore:
 
     def __init__(self, uri: str, *, rule: Rule = "last", strict: bool = False) -> None:
         self.uri, self.rule, self.strict = uri, rule, strict
-        self._token = secrets.token_hex(4)
 
     def entries(self) -> tuple[CheckpointEntry, ...]:
         """Complete checkpoints, oldest first.
@@ -93,7 +94,7 @@ class CheckpointStore:
         index = self._index()
         before = [entry for entry in index.checkpoints if entry.steps_done < progress.steps_done]
         history = [entry for entry in index.history if entry.steps_done < progress.steps_done]
-        name = f"step-{progress.steps_done:09d}-{self._token}"
+        name = f"step-{progress.steps_done:09d}-{secrets.token_hex(4)}"
         fault_point("checkpoint.before_files")
         with tempfile.TemporaryDirectory() as folder:
             save_checkpoint(Path(folder), model, optimizer, progress)
@@ -124,33 +125,45 @@ class CheckpointStore:
         Raises:
             ManifestMismatch: one is damaged and the store is strict, or all are.
         """
-        entries = self.entries()
-        problem = ""
-        for entry in reversed(entries):
-            try:
-                return self._load(entry, lambda folder: load_checkpoint(folder, model, optimizer))
-            except DataError as error:
-                problem = str(error)
-            except NotFound as error:
-                problem = str(error)
-            if self.strict:
-                break
-            log("train: a checkpoint is damaged, falling back to the one before", reason=problem)
-        if entries:
-            raise ManifestMismatch(problem if self.strict else f"no checkpoint is intact: {problem}")
-        return None
+        found = self._first_intact(
+            self.entries()[::-1],
+            lambda folder: load_checkpoint(folder, model, optimizer),
+            "falling back to the one before",
+        )
+        return found[1] if found is not None else None
 
     def best(self) -> CheckpointEntry | None:
         """The checkpoint that the rule chooses."""
-        return _best(list(self.entries()), self.rule)
+        return _best(self.entries(), self.rule)
 
-    def load_weights(self, entry: CheckpointEntry, model: nn.Module) -> Progress:
-        """Restores the weights of one checkpoint.
+    def load_best(self, model: nn.Module) -> CheckpointEntry | None:
+        """Restores the weights of the best checkpoint that is intact; None if there is none at all.
 
         Raises:
-            ManifestMismatch: it is damaged.
+            ManifestMismatch: one is damaged and the store is strict, or all are.
         """
-        return self._load(entry, lambda folder: load_checkpoint(folder, model))
+        left, by_rank = list(self.entries()), list[CheckpointEntry]()
+        while (best := _best(left, self.rule)) is not None:
+            by_rank.append(best)
+            left.remove(best)
+        found = self._first_intact(by_rank, lambda folder: load_checkpoint(folder, model), "taking the next best")
+        return found[0] if found is not None else None
+
+    def _first_intact(
+        self, entries: Sequence[CheckpointEntry], load: Callable[[Path], Progress], instead: str
+    ) -> tuple[CheckpointEntry, Progress] | None:
+        problem = ""
+        for entry in entries:
+            try:
+                return entry, self._load(entry, load)
+            except (DataError, NotFound) as error:
+                problem = str(error)
+            if self.strict:
+                raise ManifestMismatch(problem)
+            log(f"train: a checkpoint is damaged, {instead}", reason=problem)
+        if entries:
+            raise ManifestMismatch(f"no checkpoint is intact: {problem}")
+        return None
 
     def _load(self, entry: CheckpointEntry, load: Callable[[Path], Progress]) -> Progress:
         with tempfile.TemporaryDirectory() as folder:
@@ -171,7 +184,7 @@ def _best(entries: Sequence[CheckpointEntry], rule: Rule) -> CheckpointEntry | N
     """The best by the rule; the last where the rule has nothing to go by."""
     if not entries:
         return None
-    scored = [entry for entry in entries if entry.scores is not None]
-    if rule == "last" or not scored:
+    scores = [entry.scores or CheckpointScores(math.nan, math.nan) for entry in entries]
+    if rule == "last" or all(math.isnan(getattr(score, rule)) for score in scores):
         return entries[-1]
-    return scored[choose([entry.scores for entry in scored if entry.scores is not None], rule)]
+    return entries[choose(scores, rule)]

@@ -22,12 +22,12 @@ _PANELS = (
 
 def write_curves(output: str, rows: Sequence[Row]) -> None:
     """Draws what there is and writes it beside the metrics."""
-    if not rows:
+    shown = [panel for panel in _PANELS if any(_points(rows, kind, name)[0] for kind, name, _ in panel[1])]
+    if not shown:
         return
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
-    shown = [panel for panel in _PANELS if any(_points(rows, kind, name)[0] for kind, name, _ in panel[1])]
     figure = Figure(figsize=(4.2 * min(3, len(shown)), 2.9 * -(-len(shown) // 3)), layout="constrained")
     FigureCanvasSVG(figure)
     for number, (title, lines) in enumerate(shown, start=1):

@@ -81,6 +81,7 @@ class FreshViews:
     def _batch(self, parts: list["_Part"]) -> ViewBatch:
         for part in parts:
             raise_failure(part.failure)
+        parts = [part for part in parts if part.views]
         a, b = (
             torch.cat([views.on(self.device) for views in side]) for side in zip(*(p.views for p in parts), strict=True)
         )
@@ -143,6 +144,8 @@ class _Parts(IterableDataset[_Part]):
             yield from itertools.islice(trained, span.start, span.stop)
 
     def _part(self, samples: list[Sample], epoch: int) -> _Part:
+        if not samples:  # of a last batch that has images of other streams only
+            return _Part((), np.zeros(0, np.int64))
         source, seed = self.source, self.share.seed
         images = [decoded(source.dataset_uri, sample) for sample in samples]
         ids = [sample.id for sample in samples]

@@ -6,6 +6,7 @@ repeated after a resume replaces what was there.
 
 import json
 import math
+import secrets
 import tempfile
 import time
 from collections.abc import Sequence
@@ -93,7 +94,8 @@ class _Events:
             from tensorboardX import SummaryWriter  # a second to import
 
             first = min(int(row["step"]) for row in rows)
-            self._writer = SummaryWriter(self._folder.name, purge_step=first, flush_secs=3600)
+            suffix = f".{secrets.token_hex(4)}"  # the rest of the name is host and second
+            self._writer = SummaryWriter(self._folder.name, purge_step=first, flush_secs=3600, filename_suffix=suffix)
         for row in rows:
             for name, value in row.items():
                 if name not in _NOT_CURVES and isinstance(value, int | float) and math.isfinite(value):

@@ -136,6 +136,8 @@ class _Run:
             self.encoder.train()
             self._end_epoch(self._train(epoch, batches, so_far))
             so_far = EpochStats(epoch + 1)
+        if self.since_row:
+            self._emit_steps(())
 
     def _train(self, epoch: int, batches: Iterator[ViewBatch], so_far: EpochStats) -> EpochStats:
         try:
@@ -231,6 +233,7 @@ class _Run:
 
     def _look(self) -> None:
         """Rank 0 looks at the held-out images; all heed what it sees."""
+        self._check_weights()
         alarms: tuple[str, ...] = ()
         if self.monitor is not None and (self.looked is None or self.looked.row["step"] != self.steps_done):
             self.encoder.eval()
@@ -239,6 +242,11 @@ class _Run:
             alarms = self.looked.alarms
             self._emit([self.looked.row])
         self._heed(self._told_by_rank_0(alarms))
+
+    def _check_weights(self) -> None:
+        """A step with a finite loss may leave weights that are not: they must not become a checkpoint."""
+        if not all(bool(torch.isfinite(parameter).all()) for parameter in self.trained.parameters()):
+            raise TrainingDiverged(f"the weights are not finite after step {self.steps_done}; {self._last_good()}")
 
     def _told_by_rank_0(self, alarms: tuple[str, ...]) -> tuple[str, ...]:
         if self.share.world_size == 1:
@@ -255,7 +263,9 @@ class _Run:
             )
 
     def _save(self, progress: Progress) -> None:
-        if self.share.rank == 0 and self.store is not None and progress.steps_done != self.saved_at:
+        if self.store is None:
+            return
+        if self.share.rank == 0 and progress.steps_done != self.saved_at:
             scores: CheckpointScores | None = None
             if self.looked is not None and self.looked.row["step"] == progress.steps_done:
                 scores = self.looked.scores

@@ -4,17 +4,34 @@ Knows nothing of training. The board is an actor without resources; if it is los
 """
 
 import contextlib
+import os
+import socket
 import threading
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import ray
 
 from cluster.telemetry import log, progress
 from cluster.training.metrics_log import MetricsLog, Row
 
+T = TypeVar("T")
 _POLL_S = 1.0
+BEAT_S = 1.0
+_SILENT_BEATS = 3
+
+
+class Sign(NamedTuple):
+    """The last sign of life of a rank."""
+
+    rank: int
+    step: int
+    """Steps done since the beginning of the run."""
+    place: str
+    """Process and host."""
+    is_silent: bool
+    """Whether others were heard of well after it."""
 
 
 @ray.remote(num_cpus=0)
@@ -24,7 +41,7 @@ class RunBoard:
     def __init__(self) -> None:
         self._rows: list[Row] = []
         self._failure = ""
-        self._steps: dict[int, int] = {}
+        self._beats: dict[int, tuple[int, str, float]] = {}
 
     def add(self, rows: list[Row]) -> None:
         """Adds rows of statistics."""
@@ -34,17 +51,21 @@ class RunBoard:
         """The rows from `start` on."""
         return self._rows[start:]
 
-    def beat(self, rank: int, step: int) -> None:
-        """Tells that a rank has finished a step, counted from the beginning of the run."""
-        self._steps[rank] = step
+    def beat(self, rank: int, step: int, place: str) -> None:
+        """Tells that a rank is alive, how many steps it has done since the beginning of the run, and where it runs."""
+        self._beats[rank] = (step, place, time.monotonic())
 
-    def steps(self) -> dict[int, int]:
-        """The last step that each rank told of."""
-        return dict(self._steps)
+    def signs(self) -> list[Sign]:
+        """The last sign of life of every rank."""
+        newest = max((heard_s for *_, heard_s in self._beats.values()), default=0.0)
+        return [
+            Sign(rank, step, place, newest - heard_s > _SILENT_BEATS * BEAT_S)
+            for rank, (step, place, heard_s) in sorted(self._beats.items())
+        ]
 
     def started(self) -> bool:
         """Whether any rank has told of anything."""
-        return bool(self._steps or self._rows or self._failure)
+        return bool(self._beats or self._rows or self._failure)
 
     def fail(self, failure: str) -> None:
         """Keeps the first failure that a restart would only repeat, as `cluster.failures` describes it."""
@@ -53,6 +74,15 @@ class RunBoard:
     def failure(self) -> str:
         """That failure, or empty."""
         return self._failure
+
+
+def answer(reference: Any, otherwise: T) -> T:
+    """What a board answers, or `otherwise` if it is lost."""
+    try:
+        found: T = ray.get(reference)
+    except ray.exceptions.RayActorError:
+        return otherwise
+    return found
 
 
 @contextlib.contextmanager
@@ -95,18 +125,25 @@ def _note(metrics: MetricsLog) -> str:
     """Loss, rate and the last look at the held-out images, for the progress line."""
     epoch, look = metrics.last("epoch"), metrics.last("look")
     note = f"loss {epoch['loss']:.4f}, bit entropy {epoch['bit_entropy']:.3f}, {epoch['images_per_s']:,.0f} images/s"
-    return f"{note}, held-out sep10 {look['sep10']:.3f}" if look else note
+    return f"{note}, held-out sep10 {look['sep10']:.3f}" if "sep10" in look else note
 
 
 class Pulse:
-    """One rank's signs of life, at most one in two seconds."""
+    """One rank's signs of life, as long as its process lives.
+
+    They come from a thread: a rank that only waits for another one must still be heard of.
+    """
 
     def __init__(self, board: Any, rank: int) -> None:
-        self._board, self._rank, self._told_s = board, rank, 0.0
+        self._board, self._rank, self._step = board, rank, 0
+        self._place = f"pid {os.getpid()} on {socket.gethostname()}"
+        threading.Thread(target=self._tell, daemon=True).start()
 
     def beat(self, step: int) -> None:
-        """Tells of a finished step."""
-        now = time.monotonic()
-        if now - self._told_s > 2.0:
-            self._board.beat.remote(self._rank, step)
-            self._told_s = now
+        """Takes note of a finished step."""
+        self._step = step
+
+    def _tell(self) -> None:
+        while True:
+            self._board.beat.remote(self._rank, self._step, self._place)
+            time.sleep(BEAT_S)

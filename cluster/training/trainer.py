@@ -34,13 +34,15 @@ from cluster.lease import hold_lease
 from cluster.manifests import DatasetManifest
 from cluster.runtime import ray_session, require_resources, root_cause
 from cluster.telemetry import log, progress
+from cluster.training.assembly import checkpoint_store, untrained_encoder
+from cluster.training.checkpoints import CheckpointEntry
 from cluster.training.curves import write_curves
 from cluster.training.metrics_log import MetricsLog, read_rows
 from cluster.training.preparation import HeldOutSlice, fill_rotation, held_out_slice, prepare
 from cluster.training.run import trained_part
-from cluster.training.run_board import shown_board
+from cluster.training.run_board import Sign, answer, shown_board
 from cluster.training.selected import Choice, choice, choices
-from cluster.training.worker import checkpoint_store, train_worker, untrained_encoder
+from cluster.training.worker import train_worker
 
 _SETTINGS, _LEASE = "training.json", "training.lease"
 _POLL_S, _WAITING_S = 0.5, 30.0
@@ -116,7 +118,7 @@ def train(config: TrainConfig) -> TrainResult:
     changes = _compare(config, dataset, output)
     if storage.exists(storage.join(output, ENCODER_FILE)):
         log("train: already complete", encoder=output)
-        return _finished(result, config, encoder_info(output).digest, changes)
+        return _finished(result, config, encoder_info(output).digest, changes, checkpoint_store(config).best())
     with hold_lease(storage.join(output, _LEASE)):
         _claim(config, dataset, output)
         for change in changes:
@@ -127,15 +129,13 @@ def train(config: TrainConfig) -> TrainResult:
             prepare(config, dataset)
             with shown_board(MetricsLog(output), config.epochs) as board:
                 _fit(config, board, output)
-        store = checkpoint_store(config)
-        best = store.best()
+        fill_rotation(config, dataset, encoder)
+        best = checkpoint_store(config).load_best(trained_part(encoder))
         if best is None:
             raise DataError(f"{output}: training ended without a checkpoint")
-        fill_rotation(config, dataset, encoder)
-        store.load_weights(best, trained_part(encoder))
         digest = publish_encoder(encoder.eval(), output)
         write_curves(output, read_rows(output))
-    return _finished(result, config, digest, changes)
+    return _finished(result, config, digest, changes, best)
 
 
 def num_steps(config: TrainConfig, dataset: DatasetManifest, held_out: HeldOutSlice) -> int:
@@ -149,15 +149,16 @@ def num_steps(config: TrainConfig, dataset: DatasetManifest, held_out: HeldOutSl
     return steps_per_epoch(images, streams, config.batch_size, drop_last=config.drop_last) * config.epochs
 
 
-def _finished(result: TrainResult, config: TrainConfig, digest: str, changes: tuple[str, ...]) -> TrainResult:
-    store, rows = checkpoint_store(config), read_rows(config.output)
-    best, epochs = store.best(), [row for row in rows if row["kind"] == "epoch"]
+def _finished(
+    result: TrainResult, config: TrainConfig, digest: str, changes: tuple[str, ...], best: CheckpointEntry | None
+) -> TrainResult:
+    epochs = [row for row in read_rows(config.output) if row["kind"] == "epoch"]
     return dataclasses.replace(
         result,
         encoder_digest=digest,
         loss=epochs[-1]["loss"] if epochs else None,
         selected=choice(config.selection, best) if best is not None else None,
-        choices=choices(store.history()),
+        choices=choices(checkpoint_store(config).history()),
         continued=changes,
     )
 
@@ -266,7 +267,7 @@ def _fit(config: TrainConfig, board: Any, output: str) -> None:
     while thread.is_alive():
         thread.join(_POLL_S)
         now = time.monotonic()
-        if now - told < _WAITING_S or not thread.is_alive() or ray.get(board.started.remote()):
+        if now - told < _WAITING_S or not thread.is_alive() or answer(board.started.remote(), True):
             continue
         needs = f"num_workers {config.num_workers} with 1 CPU{' and 1 GPU' if config.use_gpu else ''} each"
         if now - begun > config.start_timeout_s:
@@ -275,10 +276,9 @@ def _fit(config: TrainConfig, board: Any, output: str) -> None:
             )
         log(f"train: waiting for {needs}", waited_s=round(now - begun))
         told = now
-    raise_failure(ray.get(board.failure.remote()))
+    raise_failure(answer(board.failure.remote(), ""))
     if failures:
-        steps = ray.get(board.steps.remote())
-        raise WorkersLost(_account(failures[0], steps, config)) from failures[0]
+        raise WorkersLost(_account(failures[0], answer(board.signs.remote(), []), config)) from failures[0]
 
 
 def _caught(function: Callable[[], object], failures: list[BaseException]) -> None:
@@ -288,12 +288,11 @@ def _caught(function: Callable[[], object], failures: list[BaseException]) -> No
         failures.append(error)
 
 
-def _account(error: BaseException, steps: dict[int, int], config: TrainConfig) -> str:
-    """Why the workers are gone, and how far each was told to have come: one that hangs is behind."""
+def _account(error: BaseException, signs: list[Sign], config: TrainConfig) -> str:
+    """Why the workers are gone, how far each had come, and which one was not heard of while others were."""
     cause = root_cause(error)
     reason = " ".join(str(cause).split())[:300] or type(cause).__name__
-    told = ", ".join(f"rank {rank}: step {step}" for rank, step in sorted(steps.items())) or "none"
-    silent = ", ".join(str(rank) for rank, step in sorted(steps.items()) if step < max(steps.values()))
-    hint = f"; rank {silent} fell silent first" if silent else ""
+    told = ", ".join(f"rank {sign.rank}: step {sign.step}" for sign in signs) or "none"
+    silent = "".join(f"; rank {sign.rank} ({sign.place}) fell silent first" for sign in signs if sign.is_silent)
     limit = f"workers failed more than max_failures {config.max_failures} times"
-    return f"{limit}: {reason} (last signs of life: {told}{hint})"
+    return f"{limit}: {reason} (last signs of life: {told}{silent})"

@@ -83,6 +83,9 @@ class _Plan:
     backbone: BackboneSpec
     views: ViewSpec
     seed: int
+    """Of the views."""
+    weights_seed: int
+    """Of a backbone with random weights: the run's, for its encoder has the same ones."""
     precision: Precision
     compiled: bool
     num_threads: int
@@ -122,6 +125,7 @@ def cache_views(config: TrainConfig, dataset: DatasetManifest) -> ViewCache:
         config.backbone,
         config.views,
         config.view_seed,
+        config.seed,
         config.precision,
         config.compiled,
         config.threads_per_worker,
@@ -183,7 +187,7 @@ class _ViewCacher:
     def extract(self) -> FeatureExtractor:
         """The frozen backbone; not built by the constructor, for what fails there reaches the driver as text only."""
         with local_weights(self.plan.backbone.weights) as weights:
-            encoder = new_encoder(EncoderSpec(self.plan.backbone, (8,)), seed=self.plan.seed, weights=weights)
+            encoder = new_encoder(EncoderSpec(self.plan.backbone, (8,)), seed=self.plan.weights_seed, weights=weights)
         return feature_extractor(
             encoder.eval().to(self.device), precision=self.plan.precision, compiled=self.plan.compiled
         )

@@ -4,7 +4,6 @@ Knows nothing of the loop. A failure that a restart would only repeat goes to th
 there and end at once, and the driver raises it.
 """
 
-import dataclasses
 from typing import Any
 
 import cv2
@@ -13,49 +12,16 @@ import ray.train
 import ray.train.torch
 import torch
 
-from cibhash.encoder import EncoderSpec, HashEncoder, new_encoder
 from cibhash.errors import ConfigError, DataError, TrainingDiverged
 from cibhash.loop import NotFiniteLoss
-from cluster import storage
 from cluster.config import TrainConfig
-from cluster.datasets import open_dataset
-from cluster.encoders import local_weights
 from cluster.failures import described
-from cluster.manifests import DatasetManifest
-from cluster.training.checkpoints import CheckpointStore
-from cluster.training.fresh_views import FreshViews
-from cluster.training.monitor import Monitor
+from cluster.training.assembly import assemble, checkpoint_store
 from cluster.training.preparation import (
-    HeldOutSlice,
-    cached_source,
-    fill_rotation,
-    held_out_features,
-    held_out_slice,
     keys_of,
 )
-from cluster.training.run import Surroundings, ViewSource, train_run
-from cluster.training.run_board import Pulse
-from cluster.training.view_batches import Share
-
-CHECKPOINTS = "checkpoints"
-_RECORDED = {
-    "temperature",
-    "beta",
-    "code_sampling",
-    "kl_stopgrad",
-    "negatives",
-    "neighbors",
-    "neighbor_probability",
-    "epochs",
-    "batch_size",
-    "drop_last",
-    "learning_rate",
-    "backbone_learning_rate",
-    "num_cached_views",
-    "precision",
-    "selection",
-    "seed",
-}
+from cluster.training.run import Surroundings, train_run
+from cluster.training.run_board import Pulse, answer
 
 
 def train_worker(arguments: dict[str, Any]) -> None:
@@ -65,7 +31,7 @@ def train_worker(arguments: dict[str, Any]) -> None:
         arguments: `config`: a TrainConfig as JSON; `board`: a RunBoard.
     """
     board = arguments["board"]
-    if ray.get(board.failure.remote()):
+    if answer(board.failure.remote(), ""):
         return
     config = TrainConfig.model_validate(arguments["config"])
     try:
@@ -83,84 +49,21 @@ def _train(config: TrainConfig, board: Any) -> None:
     cv2.setNumThreads(1)
     context, device = ray.train.get_context(), ray.train.torch.get_device()
     rank, world_size = context.get_world_rank(), context.get_world_size()
-    dataset = open_dataset(config.dataset)
-    encoder = untrained_encoder(config, dataset)
-    fill_rotation(config, dataset, encoder)
-    held_out = held_out_slice(config, dataset)
-    share = Share(rank, world_size, config.streams, config.batch_size, config.seed, config.drop_last)
-    source = _source(config, dataset, encoder, held_out, device)
-    encoder.to(device)
+    parts = assemble(config, rank=rank, world_size=world_size, device=device)
     pulse = Pulse(board, rank)
     train_run(
         config,
-        encoder,
-        source,
-        share,
+        parts.encoder,
+        parts.source,
+        parts.share,
         store=checkpoint_store(config),
-        monitor=new_monitor(config, dataset, encoder, held_out, device) if rank == 0 else None,
+        monitor=parts.monitor,
         surroundings=Surroundings(
             device=device,
             distribute=lambda module: ray.train.torch.prepare_model(module, move_to_device=False),
             emit=lambda rows: board.add.remote(rows),
             beat=pulse.beat,
         ),
-    )
-
-
-def untrained_encoder(config: TrainConfig, dataset: DatasetManifest) -> HashEncoder:
-    """The encoder as every rank and the driver build it before training; its rotation is still empty."""
-    backbone = dataclasses.replace(config.backbone, options=dict(config.backbone.options))
-    objective = {"name": "cibhash", **config.model_dump(mode="json", include=_RECORDED)}
-    spec = EncoderSpec(backbone, config.bits, config.hidden, config.rotation, objective, dataset.digest)
-    with local_weights(config.backbone.weights) as weights:
-        return new_encoder(spec, seed=config.seed, weights=weights)
-
-
-def checkpoint_store(config: TrainConfig) -> CheckpointStore:
-    """The checkpoints of the run."""
-    uri = storage.join(storage.absolute(config.output), CHECKPOINTS)
-    return CheckpointStore(uri, rule=config.selection, strict=config.strict)
-
-
-def new_monitor(
-    config: TrainConfig,
-    dataset: DatasetManifest,
-    encoder: HashEncoder,
-    held_out: HeldOutSlice,
-    device: torch.device,
-) -> Monitor | None:
-    """What looks at the held-out images, if there are any."""
-    images = held_out_features(config, dataset, encoder, held_out, device)
-    if images is None:
-        return None
-
-    def features(pixels: torch.Tensor) -> torch.Tensor:
-        with torch.no_grad():
-            found: torch.Tensor = encoder.fixed_head(encoder.features(pixels))
-        return found
-
-    return Monitor(
-        images,
-        features if encoder.spec.backbone.trainable else None,
-        prefixes=config.bits,
-        temperature=config.temperature,
-        batch_size=config.batch_size,
-    )
-
-
-def _source(
-    config: TrainConfig, dataset: DatasetManifest, encoder: HashEncoder, held_out: HeldOutSlice, device: torch.device
-) -> ViewSource:
-    if config.num_cached_views:
-        return cached_source(config, dataset, encoder, held_out)
-    return FreshViews(
-        config.dataset,
-        dataset.shards,
-        config.views,
-        encoder.spec.image_size,
-        held_out.from_training,
-        config.loaders_per_worker,
-        device,
     )
 
 

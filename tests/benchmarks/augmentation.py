@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
 from PIL import Image
@@ -30,7 +31,8 @@ _ENGINES: tuple[ViewEngine, ...] = ("pillow", "opencv", "device")
 def main() -> None:
     """Checks, measures and prints."""
     options = _options()
-    measuring.set_threads(options.threads)
+    torch.set_num_threads(options.threads)
+    cv2.setNumThreads(options.threads)
     torch.manual_seed(options.seed)
     np.random.seed(options.seed)
     checks, rows = {}, []

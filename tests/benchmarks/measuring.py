@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import torch
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -48,12 +47,6 @@ def parser(description: str) -> argparse.ArgumentParser:
     made.add_argument("--seed", type=int, default=0, help="of images, features and weights (default 0)")
     made.add_argument("--quick", action="store_true", help="smallest sizes: only whether the script runs")
     return made
-
-
-def set_threads(threads: int) -> None:
-    """Limits torch and OpenCV to so many threads."""
-    torch.set_num_threads(threads)
-    cv2.setNumThreads(threads)
 
 
 def clocked(work: Callable[[], object], device: str = "cpu") -> Callable[[], float]:

@@ -109,6 +109,54 @@ def test_prefixes_average_the_terms_of_each_length():
         assert torch.equal(a, b)
 
 
+def drawn_codes(p_a, p_b, seed):
+    """Codes of both views from one block of uniform numbers, image by image, bit by bit; gradient straight through."""
+    uniform = torch.rand(len(p_a), 2, p_a.shape[1], generator=torch.Generator().manual_seed(seed), dtype=p_a.dtype)
+    views = []
+    for view, p in enumerate((p_a, p_b)):
+        rows = [
+            [1.0 if uniform[image, view, bit] < p[image, bit] else -1.0 for bit in range(p.shape[1])]
+            for image in range(len(p))
+        ]
+        views.append(torch.tensor(rows, dtype=p.dtype) + (p - p.detach()))
+    return views
+
+
+def test_bernoulli_codes_are_drawn_for_both_views_of_every_image():
+    """In value and gradient, with prefixes: the draws of a bit are the same whatever prefix it is in."""
+    p_a, p_b = probabilities(12, 6, 16)
+    generator = torch.Generator().manual_seed(4)
+    terms = cibhash_loss(p_a, p_b, prefixes=(8, 16), code_sampling="bernoulli", generator=generator)
+    codes_a, codes_b = drawn_codes(p_a, p_b, seed=4)
+    expected = sum(oracles.nt_xent(codes_a[:, :length], codes_b[:, :length], 0.3) for length in (8, 16)) / 2
+    torch.testing.assert_close(terms.contrastive, expected, rtol=0, atol=1e-12)
+    for ours, by_hand in zip(gradients(terms.contrastive, (p_a, p_b)), gradients(expected, (p_a, p_b)), strict=True):
+        torch.testing.assert_close(ours, by_hand, rtol=0, atol=1e-12)
+    assert not torch.equal(codes_a, sign_straight_through(p_a))
+
+
+def test_relaxed_codes_are_the_probabilities_from_minus_to_plus_one():
+    p_a, p_b = probabilities(13, 6, 16)
+    terms = cibhash_loss(p_a, p_b, prefixes=(8, 16), beta=0.02, code_sampling="relaxed")
+    codes = [2 * p - 1 for p in (p_a, p_b)]
+    expected = sum(oracles.nt_xent(*(c[:, :length] for c in codes), 0.3) for length in (8, 16)) / 2
+    torch.testing.assert_close(terms.contrastive, expected, rtol=0, atol=1e-12)
+    for ours, by_hand in zip(gradients(terms.contrastive, (p_a, p_b)), gradients(expected, (p_a, p_b)), strict=True):
+        torch.testing.assert_close(ours, by_hand, rtol=0, atol=1e-12)
+    thresholded = cibhash_loss(p_a, p_b, prefixes=(8, 16), beta=0.02)
+    assert terms.kl.item() == pytest.approx(thresholded.kl.item(), abs=1e-12)
+    assert abs(terms.contrastive.item() - thresholded.contrastive.item()) > 0.01
+
+
+@pytest.mark.parametrize("code_sampling", ["threshold", "bernoulli", "relaxed"])
+def test_probabilities_that_are_not_finite_show_in_the_loss(code_sampling):
+    p_a, p_b = probabilities(14, 4, 8)
+    with torch.no_grad():
+        p_a[2, 3] = torch.nan
+    terms = cibhash_loss(p_a, p_b, code_sampling=code_sampling, generator=torch.Generator())
+    assert all(term.isnan() for term in terms)
+
+
 def test_bernoulli_codes_come_from_the_generator():
     p_a, p_b = probabilities(8, 6, 16)
     losses = [
@@ -145,7 +193,7 @@ def test_autocast_does_not_reach_the_logits():
         ({"beta": -1.0}, "beta is -1.0"),
         ({"prefixes": (8, 0)}, "prefix of 0 bits"),
         ({"prefixes": (8, 17)}, "prefix of 17 bits"),
-        ({"code_sampling": "round"}, "'round'"),
+        ({"code_sampling": "round"}, "'round', expected 'threshold', 'bernoulli' or 'relaxed'"),
         ({"code_sampling": "bernoulli"}, "generator"),
     ],
 )
@@ -187,38 +235,84 @@ def train_step(encoder, views, **settings):
 
 
 CASES = [
-    (dtype, prefixes, kl_stopgrad)
+    (dtype, code_sampling, prefixes, kl_stopgrad)
     for dtype in (torch.float64, torch.float32)
-    for prefixes, kl_stopgrad in (((), True), ((8, 16, 32), True), ((16,), False))
+    for code_sampling, prefixes, kl_stopgrad in (
+        ("threshold", (), True),
+        ("threshold", (8, 16, 32), True),
+        ("threshold", (16,), False),
+        ("bernoulli", (), False),
+        ("bernoulli", (8, 16, 32), True),
+        ("relaxed", (8, 16, 32), True),
+        ("relaxed", (), False),
+    )
 ]
+
+
+def generator():
+    return torch.Generator().manual_seed(21)
 
 
 def distributed_steps():
     answers = []
-    for dtype, prefixes, kl_stopgrad in CASES:
+    for dtype, code_sampling, prefixes, kl_stopgrad in CASES:
         encoder, views = encoder_and_views(dtype)
         share = GLOBAL_BATCH // world_size()
         own = views[:, rank() * share : (rank() + 1) * share]
-        settings = {"prefixes": prefixes, "kl_stopgrad": kl_stopgrad}
+        settings = {"code_sampling": code_sampling, "prefixes": prefixes, "kl_stopgrad": kl_stopgrad}
+        parallel = DistributedDataParallel(encoder)
         answers.append(
-            [train_step(DistributedDataParallel(encoder), own, gather=gather, **settings) for gather in (True, False)]
+            [train_step(parallel, own, gather=gather, generator=generator(), **settings) for gather in (True, False)]
         )
     return answers
 
 
+def step_with_local_negatives(case, num_ranks):
+    """The definition: the mean over ranks of the loss of each rank's images alone; draws are those of the batch."""
+    dtype, code_sampling, prefixes, kl_stopgrad = case
+    encoder, views = encoder_and_views(dtype)
+    p_a, p_b = encoder(views.flatten(0, 1)).chunk(2)
+    codes_a, codes_b = {
+        "threshold": lambda: [sign_straight_through(p) for p in (p_a, p_b)],
+        "bernoulli": lambda: drawn_codes(p_a, p_b, seed=21),
+        "relaxed": lambda: [2 * p - 1 for p in (p_a, p_b)],
+    }[code_sampling]()
+    priors = [p.detach() if kl_stopgrad else p for p in (p_a, p_b)]
+    contrastive, kl = [], []
+    for length in prefixes or (BITS,):
+        for rows in torch.arange(GLOBAL_BATCH).chunk(num_ranks):
+            contrastive.append(oracles.nt_xent(codes_a[rows, :length], codes_b[rows, :length], 0.3))
+            kl.append(bernoulli_kl(p_a[rows, :length], priors[1][rows, :length]) / 2)
+            kl[-1] = kl[-1] + bernoulli_kl(p_b[rows, :length], priors[0][rows, :length]) / 2
+    mean_contrastive, mean_kl = (torch.stack(values).mean() for values in (contrastive, kl))
+    total = mean_contrastive + 0.1 * mean_kl
+    total.backward()
+    terms = [total.item(), mean_contrastive.item(), mean_kl.item()]
+    return terms, [parameter.grad for parameter in encoder.parameters()]
+
+
+def assert_same_step(by_rank, expected, tolerance):
+    """The mean of the ranks' terms, and on every rank the gradients."""
+    terms, gradient = expected
+    for index in range(3):
+        mean = math.fsum(rank_terms[index] for rank_terms, _ in by_rank) / len(by_rank)
+        assert mean == pytest.approx(terms[index], abs=tolerance)
+    for _, rank_gradient in by_rank:
+        for ours, by_hand in zip(rank_gradient, gradient, strict=True):
+            torch.testing.assert_close(ours, by_hand, rtol=0, atol=tolerance)
+
+
 @pytest.mark.parametrize("num_ranks", [2, 4])
 def test_ranks_under_ddp_equal_one_process_with_the_global_batch(num_ranks):
+    """With gathered codes; with those of each rank alone they equal the definition of that, and differ from these."""
     by_rank = run_gloo(num_ranks, distributed_steps)
-    for case, (dtype, prefixes, kl_stopgrad) in enumerate(CASES):
+    for number, case in enumerate(CASES):
+        dtype, code_sampling, prefixes, kl_stopgrad = case
         tolerance = 1e-10 if dtype == torch.float64 else 1e-5
         encoder, views = encoder_and_views(dtype)
-        terms, gradient = train_step(encoder, views, prefixes=prefixes, kl_stopgrad=kl_stopgrad)
-        gathered = [answers[case][0] for answers in by_rank]
-        for index in range(3):
-            mean = math.fsum(rank_terms[index] for rank_terms, _ in gathered) / num_ranks
-            assert mean == pytest.approx(terms[index], abs=tolerance)
-        for _, rank_gradient in gathered:
-            for ours, expected in zip(rank_gradient, gradient, strict=True):
-                torch.testing.assert_close(ours, expected, rtol=0, atol=tolerance)
-        _, local_gradient = by_rank[0][case][1]
-        assert max((a - b).abs().max() for a, b in zip(local_gradient, gradient, strict=True)) > 1e-3
+        settings = {"code_sampling": code_sampling, "prefixes": prefixes, "kl_stopgrad": kl_stopgrad}
+        expected = train_step(encoder, views, generator=generator(), **settings)
+        assert_same_step([answers[number][0] for answers in by_rank], expected, tolerance)
+        local = [answers[number][1] for answers in by_rank]
+        assert_same_step(local, step_with_local_negatives(case, num_ranks), tolerance)
+        assert max((a - b).abs().max() for a, b in zip(local[0][1], expected[1], strict=True)) > 1e-3

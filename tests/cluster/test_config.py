@@ -17,12 +17,14 @@ from cluster.config import (
     RetrieveConfig,
     SearchConfig,
     ServeConfig,
+    SweepConfig,
     TrainConfig,
 )
 
 _NEEDED: dict[type[JobConfig], dict[str, Any]] = {
     PackConfig: {"source": "a", "output": "b"},
     TrainConfig: {"dataset": "a", "output": "b"},
+    SweepConfig: {"dataset": "a", "output": "b"},
     EncodeConfig: {"encoder": "a", "dataset": "b", "output": "c"},
     IndexConfig: {"codes": "a", "output": "b"},
     ServeConfig: {"index": "a"},
@@ -73,6 +75,24 @@ _BAD: list[tuple[type[JobConfig], dict[str, Any], str]] = [
     (TrainConfig, {"no_such_field": 1}, "no_such_field"),
     (TrainConfig, {"dataset": None}, "dataset"),
     (TrainConfig, {"ray": {"num_cpus": 0}}, "num_cpus"),
+    (TrainConfig, {"rotation": 64}, "rotation 64 needs cached views"),
+    (TrainConfig, {"neighbors": 5}, "neighbors 5 needs cached views"),
+    (TrainConfig, {"neighbor_probability": 1.5}, "neighbor_probability"),
+    (TrainConfig, {"num_cached_views": 4, "backbone": {"dropout": True}}, "dropout"),
+    (TrainConfig, {"compiled": True, "backbone": {"train_from": "all"}}, "compiled needs a frozen backbone"),
+    (TrainConfig, {"drop_last": False, "num_workers": 2}, "drop_last false needs num_workers 1"),
+    (TrainConfig, {"negatives": "local", "batch_size": 2, "num_workers": 2}, "negatives local"),
+    (TrainConfig, {"selection": "best"}, "selection"),
+    (TrainConfig, {"monitor": {"on_collapse": "ignore"}}, "on_collapse"),
+    (TrainConfig, {"monitor": {"every_steps": 0}}, "every_steps"),
+    (TrainConfig, {"collective_timeout_s": 0}, "collective_timeout_s"),
+    (TrainConfig, {"precision": "float16"}, "precision"),
+    (TrainConfig, {"views": {"engine": "gpu"}}, "engine"),
+    (SweepConfig, {"num_cached_views": 0}, "num_cached_views 0"),
+    (SweepConfig, {"num_workers": 2}, "num_workers 2"),
+    (SweepConfig, {"concurrent": 0}, "concurrent"),
+    (SweepConfig, {"grid": {"momentum": (1,)}}, "momentum"),
+    (SweepConfig, {"grid": {"seed": (0, 1)}, "backbone": {"weights": "none"}}, "grid.seed"),
     (PackConfig, {"samples_per_shard": 0}, "samples_per_shard"),
     (PackConfig, {"seed": -1}, "seed"),
     (EncodeConfig, {"batch_size": 0}, "batch_size"),
@@ -149,12 +169,18 @@ def test_code_lengths_are_put_in_order() -> None:
     assert EvaluateConfig.model_validate({**_NEEDED[EvaluateConfig], "bits": "64,16"}).bits == (16, 64)
 
 
-def test_streams_are_at_least_one_per_worker() -> None:
-    for workers, streams, expected in ((1, 1, 1), (4, 1, 4), (2, 4, 4), (1, 4, 4)):
-        config = TrainConfig.model_validate(
-            {**_NEEDED[TrainConfig], "num_workers": workers, "num_streams": streams, "batch_size": 16}
-        )
-        assert config.streams == expected
+@pytest.mark.parametrize(
+    ("batch_size", "workers", "streams", "expected"),
+    [
+        *((64, 1, None, 8), (64, 2, None, 8), (64, 8, None, 8), (48, 3, None, 3), (64, 16, None, 16), (20, 1, None, 4)),
+        *((16, 1, 1, 1), (16, 2, 4, 4), (16, 1, 4, 4)),
+    ],
+)
+def test_streams_are_the_same_for_most_numbers_of_workers(
+    batch_size: int, workers: int, streams: int | None, expected: int
+) -> None:
+    settings = {"num_workers": workers, "num_streams": streams, "batch_size": batch_size}
+    assert TrainConfig.model_validate({**_NEEDED[TrainConfig], **settings}).streams == expected
 
 
 def test_defaults_are_the_papers() -> None:

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-import jobs
 from cibhash.errors import ConfigError
 from cluster.config import (
     DemoConfig,
@@ -24,6 +23,7 @@ from cluster.config import (
 from jobs.config_loader import load_config
 
 NEEDED = ["--dataset", "d", "--output", "o"]
+RECIPES = sorted(Path(__file__).parents[2].glob("jobs/recipes/*.yaml"))
 
 
 def changed(cls: type[JobConfig], argv: list[str]) -> dict[str, Any]:
@@ -110,6 +110,71 @@ def test_command_line_wins_over_file_and_file_over_defaults(tmp_path: Path) -> N
     assert overridden == {**expected, "bits": (8, 24, 64), "dataset": "other", "backbone": backbone}
 
 
+def test_later_recipes_win_and_options_win_over_all(tmp_path: Path) -> None:
+    first, second = tmp_path / "first.yaml", tmp_path / "second.yml"
+    first.write_text("epochs: 7\nseed: 1\nviews: {flip: 0.1, hue: 0.2}\nbackbone: {options: {a: 1, b: 2}}\n")
+    second.write_text("epochs: 8\nviews: {hue: 0.3}\nmonitor: {images: 30}\nbackbone: {options: {b: 3}}\n")
+    needed = {"dataset": "d", "output": "o"}
+    both = {
+        **needed,
+        "epochs": 8,
+        "seed": 1,
+        "views": {"flip": 0.1, "hue": 0.3},
+        "monitor": {"images": 30},
+        "backbone": {"options": {"a": 1, "b": 3}},
+    }
+    assert changed(TrainConfig, [str(first), str(second), *NEEDED]) == both
+    other_way = changed(TrainConfig, [str(second), str(first), *NEEDED])
+    assert (other_way["epochs"], other_way["views"]) == (7, {"flip": 0.1, "hue": 0.2})
+    options = ["--epochs", "9", "--views.flip", "0.4", "--monitor.every-steps", "5"]
+    assert changed(TrainConfig, [str(first), str(second), *NEEDED, *options]) == {
+        **both,
+        "epochs": 9,
+        "views": {"flip": 0.4, "hue": 0.3},
+        "monitor": {"images": 30, "every_steps": 5},
+    }
+
+
+def test_names_and_files_mix_for_training(tmp_path: Path) -> None:
+    path = recipe(tmp_path, "epochs: 3\nbits: 24\n")
+    config = load_config(TrainConfig, ["dinov2_small", "neighbour", path, *NEEDED], "cibhash train")
+    assert (config.backbone.name, config.rotation, config.num_cached_views) == (
+        "vit_small_patch14_dinov2.lvd142m",
+        256,
+        16,
+    )
+    assert (config.epochs, config.bits) == (3, (24,))
+
+
+class _Longer(TrainConfig):
+    """A job that takes the settings of training and more."""
+
+    more: int = 1
+    """One more."""
+
+
+def test_a_job_that_extends_training_takes_its_recipes() -> None:
+    assert changed(_Longer, ["neighbour", *NEEDED, "--more", "2"])["rotation"] == 256
+
+
+def test_other_jobs_take_files_only(tmp_path: Path) -> None:
+    path = recipe(tmp_path, "k: 5\nindex: i\n")
+    assert changed(SearchConfig, [path, "digits", "neighbour"])["query"] == ("digits", "neighbour")
+    assert load_config(PackConfig, ["digits", "--output", "o"], "cibhash pack").source == "digits"
+    with pytest.raises(ConfigError, match=r"unexpected argument 'neighbour'$"):
+        load_config(EncodeConfig, ["neighbour", "--encoder", "e", *NEEDED], "cibhash encode")
+
+
+def test_a_mistake_names_the_one_recipe_that_makes_it(tmp_path: Path) -> None:
+    good, bad, above = (tmp_path / name for name in ("good.yaml", "bad.yaml", "above.yaml"))
+    good.write_text("epochs: 3\n")
+    bad.write_text("views: {flip: 2}\n")
+    above.write_text("extends: bad.yaml\nviews: {flip: 0.5}\n")
+    with pytest.raises(ConfigError) as caught:
+        load_config(TrainConfig, [str(good), str(above), *NEEDED], "cibhash train")
+    assert str(caught.value) == f"recipe {bad}: views: flip 2.0: expected 0 to 1"
+
+
 def test_environment_is_no_input(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EPOCHS", "3")
     monkeypatch.setenv("CIBHASH_EPOCHS", "3")
@@ -135,7 +200,12 @@ def test_environment_is_no_input(monkeypatch: pytest.MonkeyPatch) -> None:
         ("--dataset d --output o stray", "unexpected argument 'stray'"),
         ("--dataset d --output o late.yaml", "unexpected argument 'late.yaml': a recipe comes first"),
         ("--dataset d --output o --backbone.options x", "--backbone.options: 'x': expected NAME=VALUE"),
+        ("--dataset d --output o neighbour", "unexpected argument 'neighbour': a recipe comes first"),
         ("nowhere.yaml", "recipe nowhere.yaml: no such file"),
+        ("digits.yaml", "recipe digits.yaml: no such file: did you mean the packaged digits?"),
+        ("neigbour --dataset d", "unknown recipe 'neigbour': did you mean neighbour? packaged are ablation_no_kl, "),
+        ("data/train --output o", "unknown recipe 'data/train': packaged are ablation_no_kl, "),
+        ("parity neighbour --dataset d --output o", "num_cached_views makes views without dropout"),
     ],
 )
 def test_mistakes_on_the_command_line_are_one_line(command: str, message: str) -> None:
@@ -189,11 +259,28 @@ def test_help_shows_every_field_with_meaning_and_the_files_default(
     assert "One length is the paper's plain code. (default: 16,32)" in text
 
 
-def test_recipes_of_this_repository_are_valid() -> None:
-    recipes = sorted(Path(jobs.__file__).parent.glob("recipes/*.yaml"))
-    assert len(recipes) >= 3
-    for path in recipes:
-        load_config(TrainConfig, [str(path), *NEEDED], "cibhash train")
+def test_help_of_training_lists_the_packaged_recipes_in_a_line_each(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        load_config(TrainConfig, ["resnet50", "neighbour", "--help"], "cibhash train")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("usage: cibhash train [RECIPE ...]")
+    assert "Defaults below are those of resnet50, neighbour." in lines
+    for path in RECIPES:
+        (line,) = (line for line in lines if line.startswith(f"  {path.stem} "))
+        assert line.split(maxsplit=1)[1] == path.read_text().splitlines()[0].removeprefix("# ")
+        assert len(line) <= 120
+    with pytest.raises(SystemExit):
+        load_config(EncodeConfig, ["--help"], "cibhash encode")
+    assert "neighbour" not in capsys.readouterr().out
+
+
+def test_help_is_light() -> None:
+    code = (
+        "import sys, jobs.train; code = jobs.train.main(['neighbour', '--help']);"
+        "print(code, [name for name in ('torch', 'ray', 'timm', 'numpy', 'cv2') if name in sys.modules])"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True).stdout
+    assert out.splitlines()[-1] == "0 []"
 
 
 def test_importing_the_command_list_is_light() -> None:
