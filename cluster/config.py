@@ -5,7 +5,7 @@ environment. Batch sizes are global. Locations are plain paths or `s3://bucket/p
 """
 
 import math
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 from pydantic import (
     AfterValidator,
@@ -19,6 +19,7 @@ from pydantic import (
 )
 
 from cibhash.specs import BackboneSpec, ViewSpec
+from cluster.evaluation.methods import OUR_NAME, check_names
 
 
 def _split_list(value: object) -> object:
@@ -388,6 +389,23 @@ class RetrieveConfig(JobConfig):
     """Neighbors per query."""
 
 
+class ComparedTables(NamedTuple):
+    """The code tables of an encoder to compare with, and what it is called."""
+
+    name: str
+    queries: str
+    database: str
+
+
+def _compared_tables(text: str) -> ComparedTables:
+    """Splits `NAME=QUERIES,DATABASE`."""
+    name, _, tables = text.partition("=")
+    parts = [part.strip() for part in (name, *tables.split(","))]
+    if len(parts) != 3 or not all(parts):
+        raise ValueError(f"compare {text!r}: expected NAME=QUERIES,DATABASE, a name and two code tables")
+    return ComparedTables(*parts)
+
+
 class EvaluateConfig(JobConfig):
     """Evaluate retrieval of one code table against another, exactly, and write the report."""
 
@@ -411,10 +429,21 @@ class EvaluateConfig(JobConfig):
     """Query images shown with their neighbors in the report."""
     title: str = ""
     """Heading of the report; default: the dataset's name."""
+    name: str = OUR_NAME
+    """What tables and plots call the encoder of queries and database."""
+    compare: tuple[str, ...] = ()
+    """Other encoders to show beside it, each as NAME=QUERIES,DATABASE: its code tables of the same images. Lengths are
+    compared that both were trained for, over the same queries."""
+
+    @property
+    def compared_tables(self) -> tuple[ComparedTables, ...]:
+        """`compare`, taken apart."""
+        return tuple(_compared_tables(text) for text in self.compare)
 
     @model_validator(mode="after")
     def _check(self) -> "EvaluateConfig":
         _check_lengths(self.bits)
+        check_names(self.name, tuple(tables.name for tables in self.compared_tables))
         return self
 
 

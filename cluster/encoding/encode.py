@@ -20,7 +20,8 @@ from cluster.code_tables import open_codes, parquet_bytes, write_listed
 from cluster.config import EncodeConfig
 from cluster.datasets import open_dataset
 from cluster.encoders import EncoderInfo, encoder_info
-from cluster.encoding.shard_encoder import EncodingPlan, PartRecord, ShardEncoder, raise_failure, read_record
+from cluster.encoding.shard_encoder import EncodingPlan, PartRecord, ShardEncoder, read_record
+from cluster.failures import raise_failure
 from cluster.manifests import CodeManifest, DatasetManifest, QuarantineTable, create_manifest, read_verified
 from cluster.runtime import ray_session, require_resources
 from cluster.telemetry import log, progress

@@ -17,7 +17,6 @@ import pyarrow as pa
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from cibhash import errors
 from cibhash.encoder import Encoded, HashEncoder, encode
 from cibhash.errors import BadImage, CIBHashError, ManifestMismatch, NotFound
 from cibhash.images import decode_image
@@ -27,6 +26,7 @@ from cluster import storage
 from cluster.code_tables import QUARANTINE_SCHEMA, code_schema, packed_array, parquet_bytes, vector_array, write_listed
 from cluster.datasets import shard_samples
 from cluster.encoders import open_encoder
+from cluster.failures import described
 from cluster.manifests import CodePart, QuarantineTable
 
 
@@ -130,7 +130,7 @@ class ShardEncoder:
             try:
                 record, failure = self.encode_shard(int(number), TarShard(**json.loads(shard))).model_dump_json(), ""
             except CIBHashError as error:
-                record, failure = "", f"{_public_class(error).__name__} {error}"
+                record, failure = "", described(error)
             records.append(record)
             failures.append(failure)
         return {"record": np.array(records, dtype=object), "failure": np.array(failures, dtype=object)}
@@ -215,18 +215,6 @@ class ShardEncoder:
         if self.plan.logits:
             columns.append(vector_array(np.concatenate([encoded.logits for _, encoded in done])))
         return pa.table(columns, schema=schema)
-
-
-def raise_failure(failure: str) -> None:
-    """Raises the error that a row's column `failure` tells of; does nothing if it is empty."""
-    if failure:
-        name, _, message = failure.partition(" ")
-        raise getattr(errors, name)(message)
-
-
-def _public_class(error: CIBHashError) -> type[CIBHashError]:
-    """The class of the error as `cibhash.errors` has it."""
-    return next(cls for cls in type(error).__mro__ if cls.__module__ == errors.__name__)
 
 
 def _decode(sample: Sample, size: int) -> Pixels | str:

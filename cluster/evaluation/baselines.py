@@ -8,11 +8,10 @@ import numpy.typing as npt
 
 from cibhash.baselines import LinearHash, fit_itq, fit_random_hyperplanes
 from cluster.code_tables import features_of, read_part
+from cluster.evaluation.methods import ITQ, RANDOM_HYPERPLANES
 from cluster.evaluation.plan import Table
 from cluster.evaluation.scoring import Series
 
-ITQ = "itq"
-RANDOM_HYPERPLANES = "random_hyperplanes"
 MAX_FIT_VALUES = 2**27
 """Float32 values of the features that a fit sees at most (512 MiB); above, rows are sampled."""
 

@@ -1,4 +1,4 @@
-"""The evaluate job: exact retrieval metrics of one code table against another, beside classical baselines.
+"""The evaluate job: exact retrieval metrics of one code table against another, beside baselines and other encoders.
 
 Knows nothing of how tables are made. Per query and distance two integers are counted, over blocks of queries
 and parts of the database in any split; every metric is a closed form of their sums, so no split, retry or number of
@@ -15,13 +15,15 @@ from cibhash.errors import CIBHashError
 from cluster import storage
 from cluster.config import EvaluateConfig
 from cluster.evaluation.baselines import itq_lengths, num_fit_rows
+from cluster.evaluation.comparison import Comparison, plan_comparisons, score_comparisons, side_by_side
 from cluster.evaluation.examples import Example, find_examples
-from cluster.evaluation.measures import RESAMPLES, health, measure, verdict
-from cluster.evaluation.plan import EvaluationPlan, Role, Table, plan_evaluation
+from cluster.evaluation.measures import RESAMPLES, Measured, health, measure, verdict
+from cluster.evaluation.methods import ASYMMETRIC, OURS, asymmetric_name
+from cluster.evaluation.plan import EvaluationPlan, Table, plan_evaluation
 from cluster.evaluation.report import report_html
 from cluster.evaluation.result_tables import markdown
-from cluster.evaluation.results import Evaluation, TableRecord
-from cluster.evaluation.scoring import ASYMMETRIC, OURS, Series
+from cluster.evaluation.results import ComparedEncoder, Evaluation, TableRecord
+from cluster.evaluation.scoring import Counts, Series
 from cluster.evaluation.tasks import Scored, fit_all, score_all, survey_tables
 from cluster.manifests import DatasetManifest, load_manifest
 from cluster.runtime import ray_session, versions
@@ -34,6 +36,8 @@ class EvaluateResult:
 
     report_uri: str
     metrics_uri: str
+    name: str
+    """What the encoder is called."""
     map_at_k: dict[str, float]
     """By code length, as in {"16": 0.62}."""
     map_at_k_asymmetric: dict[str, float]
@@ -42,6 +46,8 @@ class EvaluateResult:
     """Bootstrap 95 % interval of `map_at_k` over queries."""
     baselines: dict[str, dict[str, float]]
     """By baseline, then by code length."""
+    compared: dict[str, dict[str, float]]
+    """By compared encoder (with the logits of its queries: "NAME, asymmetric"), then by code length."""
     float_cosine: float | None
     """mAP@k of cosine similarity on the float features."""
     k: int
@@ -50,6 +56,8 @@ class EvaluateResult:
     encoder_digest: str
     beats_itq: bool | None
     verdict: str
+    compared_verdicts: dict[str, str]
+    """By compared encoder how it stands to ITQ; empty without baselines."""
 
 
 def evaluate(config: EvaluateConfig) -> EvaluateResult:
@@ -58,25 +66,31 @@ def evaluate(config: EvaluateConfig) -> EvaluateResult:
     With `dry_run` only the tables' manifests are read and checked; the result has no numbers.
 
     Raises:
-        ManifestMismatch: the tables come from different encoders, or a part is not what its manifest lists.
-        ConfigError: a length is longer than the stored codes, or baselines are asked of tables without features.
+        ManifestMismatch: the tables come from different encoders, a compared encoder's tables are not of the same
+            images, or a part is not what its manifest lists.
+        ConfigError: a length is longer than the stored codes, baselines are asked of tables without features, or a
+            compared encoder has none of the lengths.
         DataError: queries or database have no labels.
     """
     plan = plan_evaluation(config)
+    comparisons = plan_comparisons(config, plan)
     output = storage.absolute(config.output)
     if config.dry_run:
         return _result(output, plan, None)
     with ray_session(config.ray):
         surveyed = survey_tables(plan)
-        hashes = fit_all(plan)
-        scored = score_all(plan, surveyed.form, hashes)
-        notes = (*plan.notes, *surveyed.notes, *_baseline_notes(plan))
-        evaluation, precision = _evaluation(config, plan, scored, notes)
+        compared = score_comparisons(comparisons, plan, surveyed.form)
+        scored = score_all(plan, surveyed.form, fit_all(plan))
+        notes = (*plan.notes, *surveyed.notes, *_baseline_notes(plan), *(note for one in comparisons for note in one.notes))
+        counts = side_by_side(scored.counts, compared)
+        measured, precision = measure(counts, scored.cosine, k=plan.k, seed=plan.seed)
+        evaluation = _evaluation(config, plan, comparisons, scored, measured, notes)
         longest = Series(OURS, max(plan.lengths))
         examples = find_examples(plan, precision[longest], longest.bits, config.example_queries)
-    _write(output, plan, evaluation, examples)
-    if evaluation.verdict:
-        log(f"evaluate: {evaluation.verdict}")
+    _write(output, plan, comparisons, evaluation, examples)
+    for sentence in (evaluation.verdict, *(one.verdict for one in evaluation.compared)):
+        if sentence:
+            log(f"evaluate: {sentence}")
     return _result(output, plan, evaluation)
 
 

@@ -10,13 +10,22 @@ import numpy as np
 import numpy.typing as npt
 
 from cibhash import metrics
-from cluster.evaluation.baselines import ITQ
 from cluster.evaluation.code_health import CodeStatistics, num_distinct
+from cluster.evaluation.methods import ASYMMETRIC, ITQ, OURS
 from cluster.evaluation.results import EMPTY_BALL_RADIUS, FloatMetrics, Health, Interval, Margin, SeriesMetrics
-from cluster.evaluation.scoring import ASYMMETRIC, OURS, Counts, Series
+from cluster.evaluation.scoring import Counts, Series
 
 RESAMPLES = 1000
 NUM_RANKS = 30
+
+
+@dataclass(frozen=True)
+class ComparedMargins:
+    """How a compared encoder stands to two others, per length."""
+
+    behind: tuple[Margin, ...]
+    """The main encoder's mAP minus its."""
+    over_itq: tuple[Margin, ...]
 
 
 @dataclass(frozen=True)
@@ -26,6 +35,9 @@ class Measured:
     series: tuple[SeriesMetrics, ...]
     float_cosine: FloatMetrics | None
     margins: tuple[Margin, ...]
+    """Over ITQ."""
+    compared: Mapping[str, ComparedMargins]
+    """By name of the encoder."""
 
 
 def measure(
@@ -34,7 +46,7 @@ def measure(
     """Metrics of every series.
 
     Args:
-        counts: Complete histograms.
+        counts: Complete histograms, rows in the same order of the queries.
         cosine: Average precision per query of the float features, float64 (Q,), or None.
         k: At most the size of the database.
         seed: Of the bootstrap; all series see the same resamples, so differences are paired.
@@ -51,28 +63,32 @@ def measure(
         _series_metrics(series, one, counts[series], ranks, _interval(resampled[series]))
         for series, one in found.items()
     )
-    margins = tuple(
-        Margin(
-            bits=bits,
-            difference=found[Series(OURS, bits)].map_at_k - itq.map_at_k,
-            interval=_interval(resampled[Series(OURS, bits)] - resampled[Series(method, bits)]),
-        )
-        for (method, bits), itq in found.items()
-        if method == ITQ
-    )
+    sampled = {series: (one.map_at_k, resampled[series]) for series, one in found.items()}
+    ours, itq = (OURS, ""), (ITQ, "")
+    compared = {
+        name: ComparedMargins(_margins(sampled, ours, (OURS, name)), _margins(sampled, (OURS, name), itq))
+        for name in dict.fromkeys(series.encoder for series in found if series.encoder)
+    }
     upper = None
     if cosine is not None:
         upper = FloatMetrics(map_at_k=float(cosine.mean()), interval=_interval(resampled[None]))
-    return Measured(series=measured, float_cosine=upper, margins=margins), precision
+    return Measured(measured, upper, _margins(sampled, ours, itq), compared), precision
 
 
-def verdict(margins: tuple[Margin, ...]) -> tuple[bool | None, str]:
-    """Whether our mAP is above ITQ's at every length compared, and the sentence that says so."""
+def verdict(margins: tuple[Margin, ...], name: str = "") -> tuple[bool | None, str]:
+    """Whether an encoder's mAP is above ITQ's at every length compared, and the sentence that says so.
+
+    Args:
+        margins: Over ITQ.
+        name: Of a compared encoder; empty: the main one.
+    """
     if not margins:
         return None, ""
     lost = [margin for margin in margins if margin.difference <= 0]
     if lost:
         listed = ", ".join(f"{margin.difference:+.4f} at {margin.bits} bits" for margin in lost)
+        if name:
+            return False, f"{name} DOES NOT BEAT ITQ: mAP {listed}."
         return (
             False,
             f"THIS ENCODER DOES NOT BEAT ITQ: mAP {listed}. PCA-ITQ on the same features is the better choice.",
@@ -80,7 +96,8 @@ def verdict(margins: tuple[Margin, ...]) -> tuple[bool | None, str]:
     least = min(margins, key=lambda margin: margin.difference)
     unsure = [str(margin.bits) for margin in margins if margin.interval.low <= 0]
     doubt = f"; within the noise of the queries at {', '.join(unsure)} bits" if unsure else ""
-    return True, f"Beats ITQ at every length, by at least {least.difference:.4f} mAP ({least.bits} bits){doubt}."
+    beats = f"{name} beats" if name else "Beats"
+    return True, f"{beats} ITQ at every length, by at least {least.difference:.4f} mAP ({least.bits} bits){doubt}."
 
 
 def health(statistics: CodeStatistics, lengths: tuple[int, ...]) -> tuple[Health, ...]:
@@ -99,7 +116,7 @@ def health(statistics: CodeStatistics, lengths: tuple[int, ...]) -> tuple[Health
 
 
 def bootstrap_means(values: npt.NDArray[np.float64], seed: int) -> npt.NDArray[np.float64]:
-    """Means over resampled queries.
+    """Means over resampled queries; a row's are the same whatever the other rows.
 
     Args:
         values: float64 (S, Q): per series and query.
@@ -113,7 +130,7 @@ def bootstrap_means(values: npt.NDArray[np.float64], seed: int) -> npt.NDArray[n
     means = np.empty((RESAMPLES, len(values)))
     for resample in range(RESAMPLES):
         weights = np.bincount(generator.integers(num_queries, size=num_queries), minlength=num_queries)
-        means[resample] = values @ weights / num_queries
+        means[resample] = (values * weights).sum(axis=1) / num_queries  # a matrix product sums rows by their place
     return means
 
 
@@ -127,13 +144,32 @@ def _interval(means: npt.NDArray[np.float64]) -> Interval:
     return Interval(low=float(low), high=float(high))
 
 
+def _margins(
+    sampled: Mapping[Series, tuple[float, npt.NDArray[np.float64]]], first: tuple[str, str], second: tuple[str, str]
+) -> tuple[Margin, ...]:
+    """The first's mAP minus the second's at every length that both have.
+
+    Args:
+        sampled: By series its mAP and the means over resampled queries.
+        first: Method and compared encoder, as in `Series`.
+        second: Likewise.
+    """
+    found = []
+    for bits in sorted({series.bits for series in sampled}):
+        one, other = (Series(method, bits, encoder) for method, encoder in (first, second))
+        if one in sampled and other in sampled:
+            (value, means), (other_value, other_means) = sampled[one], sampled[other]
+            found.append(Margin(bits=bits, difference=value - other_value, interval=_interval(means - other_means)))
+    return tuple(found)
+
+
 def _series_metrics(
     series: Series, found: metrics.RetrievalMetrics, counts: Counts, ranks: tuple[int, ...], interval: Interval
 ) -> SeriesMetrics:
     precision, recall = metrics.precision_recall_by_rank(counts.total, counts.relevant, np.array(ranks))
     hamming = series.method != ASYMMETRIC
     return SeriesMetrics(
-        method=series.method,
+        method=series.key,
         bits=series.bits,
         map_at_k=float(found.map_at_k),
         interval=interval,

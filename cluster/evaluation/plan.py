@@ -68,8 +68,8 @@ def plan_evaluation(config: EvaluateConfig) -> EvaluationPlan:
         ConfigError: a length is longer than the stored codes, or a table lacks features for the baselines.
         DataError: queries or database have no rows.
     """
-    queries, database = _open(config.queries), _open(config.database)
-    fit = _open(config.baseline_fit) if config.baseline_fit else None
+    queries, database = open_table(config.queries), open_table(config.database)
+    fit = open_table(config.baseline_fit) if config.baseline_fit else None
     tables = [table for table in (queries, database, fit) if table is not None]
     same_encoder(*((table.uri, table.manifest.encoder_digest) for table in tables))
     for table in tables:
@@ -94,7 +94,12 @@ def plan_evaluation(config: EvaluateConfig) -> EvaluationPlan:
     )
 
 
-def _open(uri: str) -> Table:
+def open_table(uri: str) -> Table:
+    """A code table that is complete.
+
+    Raises:
+        NotFound: it is missing or not complete.
+    """
     return Table(storage.absolute(uri), open_codes(uri))
 
 

@@ -80,7 +80,7 @@ class Health(Result):
 
 
 class Margin(Result):
-    """Our mAP minus ITQ's over the same queries, with a paired bootstrap interval."""
+    """The mAP of one method minus another's over the same queries, with a paired bootstrap interval."""
 
     bits: int
     difference: float
@@ -96,6 +96,22 @@ class TableRecord(Result):
     rows: int
 
 
+class ComparedEncoder(Result):
+    """Another encoder, whose codes of the same images were evaluated beside the main one's."""
+
+    name: str
+    """The `method` of its series; with the logits of its queries: `NAME, asymmetric`."""
+    encoder_digest: str
+    tables: tuple[TableRecord, ...]
+    margins: tuple[Margin, ...]
+    """The main encoder's mAP minus this one's, per length that both have."""
+    margins_over_itq: tuple[Margin, ...]
+    """This one's mAP minus that of ITQ on the main tables' features; empty without baselines."""
+    beats_itq: bool | None
+    verdict: str
+    """One sentence on `beats_itq`, empty without baselines."""
+
+
 class Evaluation(Result):
     """Everything that an evaluation found."""
 
@@ -106,6 +122,8 @@ class Evaluation(Result):
     """Larger than `k` where the database has fewer items."""
     queries: int
     database: int
+    name: str
+    """What the encoder is called in tables and plots; the `method` of its series is `cibhash`."""
     encoder_digest: str
     tables: tuple[TableRecord, ...]
     seed: int
@@ -119,6 +137,8 @@ class Evaluation(Result):
     """Whether the mAP is above ITQ's at every length compared."""
     verdict: str
     """One sentence on `beats_itq`, empty without baselines."""
+    compared: tuple[ComparedEncoder, ...]
+    """Other encoders beside this one."""
     notes: tuple[str, ...]
     """What a reader of the numbers should know of this run."""
     versions: dict[str, str]

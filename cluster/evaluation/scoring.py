@@ -20,10 +20,8 @@ from cibhash.relevance import share_label
 from cibhash.types import Codes, Ids, Labels
 from cluster.code_tables import codes_of, features_of, ids_of, logits_of
 from cluster.evaluation.label_form import LabelForm
+from cluster.evaluation.methods import ASYMMETRIC, OURS, asymmetric_name
 
-OURS = "cibhash"
-ASYMMETRIC = "cibhash-asymmetric"
-"""Our codes, with the logits of the queries."""
 _SIMILARITY_CELLS = 2**22
 
 
@@ -32,6 +30,15 @@ class Series(NamedTuple):
 
     method: str
     bits: int
+    encoder: str = ""
+    """Name of the compared encoder whose codes these are; empty: the main one."""
+
+    @property
+    def key(self) -> str:
+        """What results call the method: its own key, or the compared encoder's name."""
+        if not self.encoder:
+            return self.method
+        return asymmetric_name(self.encoder) if self.method == ASYMMETRIC else self.encoder
 
     @property
     def num_distances(self) -> int:

@@ -16,7 +16,8 @@ import ray
 
 from cibhash.baselines import LinearHash
 from cibhash.errors import DataError
-from cluster.code_tables import codes_of, read_part
+from cibhash.types import Ids
+from cluster.code_tables import codes_of, ids_of, read_part
 from cluster.evaluation.baselines import fit_baselines
 from cluster.evaluation.code_health import CodeStatistics, code_statistics, merge_statistics
 from cluster.evaluation.label_form import LabelForm, LabelSurvey, common_form, merge_surveys, survey_labels
@@ -101,6 +102,15 @@ def survey_tables(plan: EvaluationPlan) -> Surveyed:
             notes.append(f"{missing} of {table.rows} images of the {role} have no label: relevant to none.")
     merged = merge_surveys(itertools.chain.from_iterable(found.values()))
     return Surveyed(common_form(merged), tuple(notes))
+
+
+def read_ids(table: Table) -> Ids:
+    """The ids of all rows, int64 (N,), in the order in which queries are scored."""
+    calls = [
+        (number, named_call(_ids, f"ids {part.path}", table.uri, part)) for number, part in enumerate(table.parts)
+    ]
+    found = dict(completed(calls, default_limit()))
+    return np.concatenate([found[number] for number in range(len(calls))])
 
 
 def fit_all(plan: EvaluationPlan) -> dict[Series, LinearHash]:
@@ -201,6 +211,11 @@ def _zeros(*shape: int) -> Counts:
 @ray.remote
 def _survey(uri: str, part: CodePart) -> LabelSurvey:
     return survey_labels(read_part(uri, part, ["labels"]))
+
+
+@ray.remote
+def _ids(uri: str, part: CodePart) -> Ids:
+    return ids_of(read_part(uri, part, ["id"]))
 
 
 @ray.remote
