@@ -22,13 +22,15 @@ def make_code_table(
     encoder_digest: str = "e" * 64,
     encoder_uri: str = "nowhere/encoder",
     dataset_uri: str = "nowhere/dataset",
+    dataset_digest: str = "d" * 64,
     shards: Sequence[str] | None = None,
     rows_per_part: int = 1000,
     prefixes: tuple[int, ...] = (),
     features: npt.NDArray[np.float32] | None = None,
     logits: npt.NDArray[np.float32] | None = None,
+    quarantined: Sequence[int] = (),
 ) -> str:
-    """Writes a complete code table and returns its URI."""
+    """Writes a complete code table, whose last part accounts for the ids `quarantined`, and returns its URI."""
     uri, count, bits = str(folder), len(codes), codes.shape[1] * 8
     ids = np.arange(count, dtype=np.int64) if ids is None else ids
     columns = [
@@ -51,33 +53,39 @@ def make_code_table(
         rows = table.slice(start, rows_per_part)
         listed = write_listed(uri, f"parts/part-{number:06d}.parquet", parquet_bytes(rows))
         part_ids = ids[start : start + rows_per_part]
+        refused = len(quarantined) if start + rows_per_part >= count else 0
         parts.append(
             CodePart(
                 **listed.model_dump(),
                 shard=f"shard-{number:06d}.tar",
                 shard_sha256="0" * 64,
-                rows_in=len(part_ids),
+                rows_in=len(part_ids) + refused,
                 rows=len(part_ids),
-                quarantined=0,
+                quarantined=refused,
                 min_id=int(part_ids.min()),
                 max_id=int(part_ids.max()),
             )
         )
-    quarantine = write_listed(uri, "quarantine.parquet", parquet_bytes(QUARANTINE_SCHEMA.empty_table()))
+    reasons = [
+        {"id": one, "key": f"image-{one}", "shard": parts[-1].shard, "stage": "decode", "reason": "broken"}
+        for one in quarantined
+    ]
+    refused_rows = pa.Table.from_pylist(reasons, schema=QUARANTINE_SCHEMA)
+    quarantine = write_listed(uri, "quarantine.parquet", parquet_bytes(refused_rows))
     manifest = CodeManifest(
         encoder_digest=encoder_digest,
         encoder_uri=encoder_uri,
-        dataset_digest="d" * 64,
+        dataset_digest=dataset_digest,
         dataset_uri=dataset_uri,
         bits=bits,
         prefixes=prefixes or (bits,),
         features=width,
         logits=logits is not None,
         parts=tuple(parts),
-        quarantine=QuarantineTable(**quarantine.model_dump(), rows=0),
-        rows_in=count,
+        quarantine=QuarantineTable(**quarantine.model_dump(), rows=len(quarantined)),
+        rows_in=count + len(quarantined),
         rows_out=count,
-        quarantined=0,
+        quarantined=len(quarantined),
     )
     create_manifest(uri, manifest)
     return uri

@@ -16,6 +16,7 @@ from cibhash.errors import ConfigError, ManifestMismatch
 from cibhash.types import Ids
 from cluster.config import ComparedTables, EvaluateConfig
 from cluster.evaluation.label_form import LabelForm
+from cluster.evaluation.methods import ASYMMETRIC, OURS
 from cluster.evaluation.plan import EvaluationPlan, Table, open_table
 from cluster.evaluation.scoring import Counts, Series
 from cluster.evaluation.tasks import read_ids, score_all
@@ -46,9 +47,7 @@ def plan_comparisons(config: EvaluateConfig, plan: EvaluationPlan) -> tuple[Comp
     return tuple(_plan(tables, plan) for tables in config.compared_tables)
 
 
-def score_comparisons(
-    comparisons: Sequence[Comparison], plan: EvaluationPlan, form: LabelForm
-) -> dict[Series, Counts]:
+def score_comparisons(comparisons: Sequence[Comparison], plan: EvaluationPlan, form: LabelForm) -> dict[Series, Counts]:
     """Scores every compared encoder's queries against its database.
 
     Args:
@@ -76,9 +75,8 @@ def score_comparisons(
 
 def side_by_side(main: Mapping[Series, Counts], compared: Mapping[Series, Counts]) -> dict[Series, Counts]:
     """All series in the order of tables and plots: the main codes, the compared ones, the baselines."""
-    baselines = {series: counts for series, counts in main.items() if series.baseline}
-    ours = {series: counts for series, counts in main.items() if not series.baseline}
-    return {**ours, **compared, **baselines}
+    ours = {series: counts for series, counts in main.items() if series.method in (OURS, ASYMMETRIC)}
+    return {**ours, **compared, **main}
 
 
 def match_rows(ids: Ids, others: Ids) -> npt.NDArray[np.int64] | None:
@@ -147,7 +145,8 @@ def _quarantined_ids(table: Table) -> Ids:
 
 def _extent(table: Table) -> tuple[int, int, int]:
     """Rows, least and largest id."""
-    return table.rows, min(part.min_id for part in table.parts), max(part.max_id for part in table.parts)
+    least = min((part.min_id for part in table.parts), default=0)
+    return table.rows, least, max((part.max_id for part in table.parts), default=0)
 
 
 def _account(table: Table, quarantined: Ids) -> str:
@@ -156,9 +155,7 @@ def _account(table: Table, quarantined: Ids) -> str:
     return f"{rows} images (ids {least} to {largest}), {len(quarantined)} quarantined{named * bool(len(quarantined))}"
 
 
-def _query_order(
-    ids: Ids, others: Ids, comparison: Comparison, main: EvaluationPlan
-) -> npt.NDArray[np.int64] | slice:
+def _query_order(ids: Ids, others: Ids, comparison: Comparison, main: EvaluationPlan) -> npt.NDArray[np.int64] | slice:
     """Where the rows of the main queries are in the other table; a slice where that needs no copy."""
     if np.array_equal(ids, others):
         return slice(None)

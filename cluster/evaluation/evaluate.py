@@ -5,11 +5,8 @@ and parts of the database in any split; every metric is a closed form of their s
 workers changes a number. Nothing is written before all numbers are there, and `report.html` is written last.
 """
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
-
-import numpy as np
-import numpy.typing as npt
 
 from cibhash.errors import CIBHashError
 from cluster import storage
@@ -17,13 +14,13 @@ from cluster.config import EvaluateConfig
 from cluster.evaluation.baselines import itq_lengths, num_fit_rows
 from cluster.evaluation.comparison import Comparison, plan_comparisons, score_comparisons, side_by_side
 from cluster.evaluation.examples import Example, find_examples
-from cluster.evaluation.measures import RESAMPLES, Measured, health, measure, verdict
-from cluster.evaluation.methods import ASYMMETRIC, OURS, asymmetric_name
+from cluster.evaluation.measures import RESAMPLES, ComparedMargins, Measured, health, measure, verdict
+from cluster.evaluation.methods import ASYMMETRIC, BASELINE_NAMES, OURS, asymmetric_name
 from cluster.evaluation.plan import EvaluationPlan, Table, plan_evaluation
-from cluster.evaluation.report import report_html
+from cluster.evaluation.report import Locations, report_html
 from cluster.evaluation.result_tables import markdown
 from cluster.evaluation.results import ComparedEncoder, Evaluation, TableRecord
-from cluster.evaluation.scoring import Counts, Series
+from cluster.evaluation.scoring import Series
 from cluster.evaluation.tasks import Scored, fit_all, score_all, survey_tables
 from cluster.manifests import DatasetManifest, load_manifest
 from cluster.runtime import ray_session, versions
@@ -76,38 +73,46 @@ def evaluate(config: EvaluateConfig) -> EvaluateResult:
     comparisons = plan_comparisons(config, plan)
     output = storage.absolute(config.output)
     if config.dry_run:
-        return _result(output, plan, None)
+        return _result(output, config.name, plan, None)
     with ray_session(config.ray):
         surveyed = survey_tables(plan)
         compared = score_comparisons(comparisons, plan, surveyed.form)
         scored = score_all(plan, surveyed.form, fit_all(plan))
-        notes = (*plan.notes, *surveyed.notes, *_baseline_notes(plan), *(note for one in comparisons for note in one.notes))
+        notes = (
+            *plan.notes,
+            *surveyed.notes,
+            *_baseline_notes(plan),
+            *(note for one in comparisons for note in one.notes),
+        )
         counts = side_by_side(scored.counts, compared)
         measured, precision = measure(counts, scored.cosine, k=plan.k, seed=plan.seed)
         evaluation = _evaluation(config, plan, comparisons, scored, measured, notes)
         longest = Series(OURS, max(plan.lengths))
         examples = find_examples(plan, precision[longest], longest.bits, config.example_queries)
     _write(output, plan, comparisons, evaluation, examples)
-    for sentence in (evaluation.verdict, *(one.verdict for one in evaluation.compared)):
-        if sentence:
-            log(f"evaluate: {sentence}")
-    return _result(output, plan, evaluation)
+    for _, sentence in evaluation.verdicts:
+        log(f"evaluate: {sentence}")
+    return _result(output, config.name, plan, evaluation)
 
 
 def _evaluation(
-    config: EvaluateConfig, plan: EvaluationPlan, scored: Scored, notes: tuple[str, ...]
-) -> tuple[Evaluation, Mapping[Series, npt.NDArray[np.float64]]]:
-    """The record of the evaluation, and average precision per query of every series."""
-    measured, precision = measure(scored.counts, scored.cosine, k=plan.k, seed=plan.seed)
+    config: EvaluateConfig,
+    plan: EvaluationPlan,
+    comparisons: Sequence[Comparison],
+    scored: Scored,
+    measured: Measured,
+    notes: tuple[str, ...],
+) -> Evaluation:
     beats_itq, sentence = verdict(measured.margins)
-    evaluation = Evaluation(
+    return Evaluation(
         title=config.title or _default_title(plan.database),
         k=plan.k,
         k_asked=plan.k_asked,
         queries=plan.queries.rows,
         database=plan.database.rows,
+        name=config.name,
         encoder_digest=plan.database.manifest.encoder_digest,
-        tables=tuple(_table_record(role, table) for role, table in plan.tables.items()),
+        tables=_table_records(plan),
         seed=plan.seed,
         bootstrap_resamples=RESAMPLES,
         series=measured.series,
@@ -116,35 +121,56 @@ def _evaluation(
         margins=measured.margins,
         beats_itq=beats_itq,
         verdict=sentence,
+        compared=tuple(_compared_encoder(one, measured.compared[one.name]) for one in comparisons),
         notes=notes,
         versions=versions(),
     )
-    return evaluation, precision
 
 
-def _write(output: str, plan: EvaluationPlan, evaluation: Evaluation, examples: tuple[Example, ...]) -> None:
-    uris: dict[str, str] = {role: table.uri for role, table in plan.tables.items()}
-    page = report_html(evaluation, examples, uris | {"encoder": plan.database.manifest.encoder_uri})
+def _compared_encoder(comparison: Comparison, margins: ComparedMargins) -> ComparedEncoder:
+    beats_itq, sentence = verdict(margins.over_itq, comparison.name)
+    return ComparedEncoder(
+        name=comparison.name,
+        encoder_digest=comparison.plan.database.manifest.encoder_digest,
+        tables=_table_records(comparison.plan),
+        margins=margins.behind,
+        margins_over_itq=margins.over_itq,
+        beats_itq=beats_itq,
+        verdict=sentence,
+    )
+
+
+def _write(
+    output: str,
+    plan: EvaluationPlan,
+    comparisons: Sequence[Comparison],
+    evaluation: Evaluation,
+    examples: tuple[Example, ...],
+) -> None:
+    uris = {one.name: _uris(one.plan) for one in comparisons}
+    page = report_html(evaluation, examples, Locations(_uris(plan), uris))
     storage.write_bytes(storage.join(output, "metrics.json"), evaluation.to_json())
     storage.write_bytes(storage.join(output, "metrics.md"), markdown(evaluation).encode())
     storage.write_bytes(storage.join(output, "report.html"), page.encode())
 
 
-def _result(output: str, plan: EvaluationPlan, evaluation: Evaluation | None) -> EvaluateResult:
+def _result(output: str, name: str, plan: EvaluationPlan, evaluation: Evaluation | None) -> EvaluateResult:
     series = evaluation.series if evaluation is not None else ()
-    ours = [one for one in series if one.method == OURS]
-    baselines: dict[str, dict[str, float]] = {}
+    others = evaluation.compared if evaluation is not None else ()
+    values: dict[str, dict[str, float]] = {}
     for one in series:
-        if one.method not in (OURS, ASYMMETRIC):
-            baselines.setdefault(one.method, {})[str(one.bits)] = one.map_at_k
+        values.setdefault(one.method, {})[str(one.bits)] = one.map_at_k
+    compared = [name for other in others for name in (other.name, asymmetric_name(other.name)) if name in values]
     upper = evaluation.float_cosine if evaluation is not None else None
     return EvaluateResult(
         report_uri=storage.join(output, "report.html"),
         metrics_uri=storage.join(output, "metrics.json"),
-        map_at_k={str(one.bits): one.map_at_k for one in ours},
-        map_at_k_asymmetric={str(one.bits): one.map_at_k for one in series if one.method == ASYMMETRIC},
-        intervals={str(one.bits): (one.interval.low, one.interval.high) for one in ours},
-        baselines=baselines,
+        name=name,
+        map_at_k=values.get(OURS, {}),
+        map_at_k_asymmetric=values.get(ASYMMETRIC, {}),
+        intervals={str(one.bits): (one.interval.low, one.interval.high) for one in series if one.method == OURS},
+        baselines={method: values[method] for method in BASELINE_NAMES if method in values},
+        compared={name: values[name] for name in compared},
         float_cosine=upper.map_at_k if upper is not None else None,
         k=plan.k,
         queries=plan.queries.rows,
@@ -152,6 +178,7 @@ def _result(output: str, plan: EvaluationPlan, evaluation: Evaluation | None) ->
         encoder_digest=plan.database.manifest.encoder_digest,
         beats_itq=evaluation.beats_itq if evaluation is not None else None,
         verdict=evaluation.verdict if evaluation is not None else "",
+        compared_verdicts={other.name: other.verdict for other in others if other.verdict},
     )
 
 
@@ -164,9 +191,19 @@ def _default_title(database: Table) -> str:
         return uri.rstrip("/").rsplit("/", 1)[-1]
 
 
-def _table_record(role: Role, table: Table) -> TableRecord:
-    manifest = table.manifest
-    return TableRecord(role=role, digest=manifest.digest, dataset_digest=manifest.dataset_digest, rows=table.rows)
+def _table_records(plan: EvaluationPlan) -> tuple[TableRecord, ...]:
+    return tuple(
+        TableRecord(
+            role=role, digest=table.manifest.digest, dataset_digest=table.manifest.dataset_digest, rows=table.rows
+        )
+        for role, table in plan.tables.items()
+    )
+
+
+def _uris(plan: EvaluationPlan) -> dict[str, str]:
+    """Where the tables, by role, and their encoder lie."""
+    tables: dict[str, str] = {role: table.uri for role, table in plan.tables.items()}
+    return tables | {"encoder": plan.database.manifest.encoder_uri}
 
 
 def _baseline_notes(plan: EvaluationPlan) -> list[str]:

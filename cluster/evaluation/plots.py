@@ -4,22 +4,24 @@ Knows nothing of the page. Drawn by matplotlib without a display; texts stay tex
 """
 
 import io
+import itertools
 import re
 from collections.abc import Callable
 from typing import Any
 
-from cluster.evaluation.result_tables import METHOD_NAMES
+from cluster.evaluation.methods import ASYMMETRIC, ITQ, OURS, RANDOM_HYPERPLANES, asymmetric_name, method_name
 from cluster.evaluation.results import Evaluation, SeriesMetrics
-from cluster.evaluation.scoring import ASYMMETRIC, OURS
 
 SIZE_INCHES = (4.6, 3.15)
 INK, FAINT, GRID = "#33383d", "#7b838a", "#e4e2dc"
-METHOD_COLORS = {OURS: "#0e6b63", ASYMMETRIC: "#3d7fb5", "itq": "#c98a1b", "random_hyperplanes": "#98a2ab"}
+METHOD_COLORS = {OURS: "#0e6b63", ASYMMETRIC: "#3d7fb5", ITQ: "#c98a1b", RANDOM_HYPERPLANES: "#98a2ab"}
+COMPARED_COLORS = (("#7d6aa8", "#b9aed6"), ("#b4573c", "#dda893"), ("#5f7f2c", "#b1c88a"), ("#9c3f73", "#d59dbd"))
+"""Of compared encoders, and of the same with the logits of their queries."""
 OUR_SHADES = ("#9fd0c8", "#4aa79b", "#0e6b63", "#07403b")
-_OTHER_COLOR = "#7d6aa8"
 _STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "cibhash",
+    "text.parse_math": False,
     "font.size": 9,
     "text.color": INK,
     "axes.edgecolor": "#b9b6ae",
@@ -47,7 +49,7 @@ def map_bars(evaluation: Evaluation) -> str:
     """MAP@k of every method at every length with 95 % intervals, and the float upper bound as a line."""
 
     def draw(axes: Any) -> None:
-        methods, lengths = evaluation.methods, evaluation.lengths
+        methods, lengths, colors = evaluation.methods, evaluation.lengths, _colors(evaluation)
         width = 0.78 / len(methods)
         shown = []
         for place, method in enumerate(methods):
@@ -58,11 +60,9 @@ def map_bars(evaluation: Evaluation) -> str:
                 [max(0.0, one.map_at_k - one.interval.low) for _, one in found],
                 [max(0.0, one.interval.high - one.map_at_k) for _, one in found],
             ]
-            color = METHOD_COLORS.get(method, _OTHER_COLOR)
+            look = {"color": colors[method], "label": _label(evaluation, method)}
             style = {"ecolor": INK, "elinewidth": 0.9, "capsize": 2, "capthick": 0.9}
-            shown.append(
-                axes.bar(x, heights, width * 0.92, yerr=errors, error_kw=style, color=color, label=_name(method))
-            )
+            shown.append(axes.bar(x, heights, width * 0.92, yerr=errors, error_kw=style, **look))
         if (upper := evaluation.float_cosine) is not None:
             line = {"color": INK, "linewidth": 1.1, "linestyle": (0, (4, 3))}
             shown.append(axes.axhline(upper.map_at_k, label="Float, cosine", **line))
@@ -102,11 +102,12 @@ def _curves(
     points: Callable[[SeriesMetrics], tuple[tuple[float, ...], tuple[float, ...]]],
     description: str,
 ) -> str:
-    lengths = evaluation.lengths
+    lengths, colors = evaluation.lengths, _colors(evaluation)
+    longest = {one.method: one.bits for one in sorted(evaluation.series, key=lambda one: one.bits)}
     shades = [OUR_SHADES[-1 - (len(lengths) - 1 - spot) % len(OUR_SHADES)] for spot in range(len(lengths))]
     shown = [(OURS, bits, shade, "-") for bits, shade in zip(lengths, shades, strict=True)]
     shown += [
-        (method, lengths[-1], METHOD_COLORS.get(method, _OTHER_COLOR), (0, (3, 2)))  # type: ignore[misc]
+        (method, longest[method], colors[method], (0, (3, 2)))  # type: ignore[misc]
         for method in evaluation.methods
         if method != OURS
     ]
@@ -114,7 +115,8 @@ def _curves(
     def draw(axes: Any) -> None:
         for method, bits, color, style in shown:
             if (one := evaluation.find(method, bits)) is not None and points(one)[0]:
-                axes.plot(*points(one), color=color, linestyle=style, label=f"{_name(method)} {bits}", clip_on=False)
+                label = f"{_label(evaluation, method)} {bits}"
+                axes.plot(*points(one), color=color, linestyle=style, label=label, clip_on=False)
         axes.set_xlabel("recall")
         axes.set_ylabel("precision")
         axes.set_xlim(0, 1)
@@ -124,8 +126,17 @@ def _curves(
     return _svg(prefix, description, draw)
 
 
-def _name(method: str) -> str:
-    return METHOD_NAMES.get(method, method)
+def _colors(evaluation: Evaluation) -> dict[str, str]:
+    colors = dict(METHOD_COLORS)
+    for one, (color, light) in zip(evaluation.compared, itertools.cycle(COMPARED_COLORS), strict=False):
+        colors |= {one.name: color, asymmetric_name(one.name): light}
+    return colors
+
+
+def _label(evaluation: Evaluation, method: str) -> str:
+    """What the legend calls a method; matplotlib would leave out what begins with an underscore."""
+    name = method_name(method, evaluation.name)
+    return f" {name}" if name.startswith("_") else name
 
 
 def _svg(prefix: str, description: str, draw: Callable[[Any], None]) -> str:

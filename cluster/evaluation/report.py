@@ -4,36 +4,47 @@ Knows nothing of how the numbers came about. Every text from outside, keys and a
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
 from importlib import resources
 
 from cluster.evaluation import plots
 from cluster.evaluation.examples import Example, ExampleNeighbor
-from cluster.evaluation.result_tables import ASYMMETRIC_ABOUT, FLOAT_NAME, METHOD_NAMES, empty_balls
-from cluster.evaluation.results import EMPTY_BALL_RADIUS, Evaluation, Interval
-from cluster.evaluation.scoring import ASYMMETRIC, OURS
+from cluster.evaluation.methods import FLOAT_NAME, OURS, method_name
+from cluster.evaluation.result_tables import ASYMMETRIC_ABOUT, difference_about, empty_balls
+from cluster.evaluation.results import EMPTY_BALL_RADIUS, Evaluation, Interval, Margin, TableRecord
 from cluster.evaluation.thumbnails import Original, Thumbnails, read_thumbnails
 from cluster.index.shard_index import Row
 
 _MAX_REASONS = 3
 
 
-def report_html(evaluation: Evaluation, examples: Sequence[Example], uris: Mapping[str, str]) -> str:
+@dataclass(frozen=True)
+class Locations:
+    """Where the tables, by role, and the encoder (`encoder`) lie."""
+
+    main: Mapping[str, str]
+    compared: Mapping[str, Mapping[str, str]]
+    """By name of the compared encoder."""
+
+
+def report_html(evaluation: Evaluation, examples: Sequence[Example], uris: Locations) -> str:
     """The page.
 
     Args:
         evaluation: The numbers.
         examples: Query images with neighbors; their originals are read here, and those that cannot be are named.
-        uris: Where the tables (by role) and the encoder lie.
+        uris: Of the evaluation's tables and encoders.
     """
     title = escape(evaluation.title)
     style = resources.files("cluster.evaluation").joinpath("report.css").read_text()
     sections = (
         _head(evaluation),
         _headline(evaluation),
+        _differences(evaluation),
         _curves(evaluation),
         _details(evaluation),
-        _examples(examples),
+        _examples(evaluation.name, examples),
         _provenance(evaluation, uris),
     )
     return (
@@ -52,9 +63,9 @@ def _head(evaluation: Evaluation) -> str:
         f'<p class="lead">{evaluation.queries:,} queries against {evaluation.database:,} images, ranked by Hamming '
         f"distance. Two images are relevant to each other when they share a label.</p>",
     ]
-    if evaluation.verdict:
-        lost = "" if evaluation.beats_itq else " lost"
-        html.append(f'<p class="verdict{lost}" role="status">{escape(evaluation.verdict)}</p>')
+    for beats_itq, sentence in evaluation.verdicts:
+        lost = "" if beats_itq else " lost"
+        html.append(f'<p class="verdict{lost}" role="status">{escape(sentence)}</p>')
     if evaluation.notes:
         html.append(f'<ul class="notes">{_items(evaluation.notes)}</ul>')
     return "\n".join(html)
@@ -66,17 +77,31 @@ def _headline(evaluation: Evaluation) -> str:
         found = [evaluation.find(method, bits) for bits in evaluation.lengths]
         cells = [_value(one.map_at_k, one.interval) if one is not None else "<td>–</td>" for one in found]
         kind = ' class="ours"' if method == OURS else ""
-        rows.append(f'<tr{kind}><th scope="row">{_name(method)}</th>{"".join(cells)}</tr>')
+        rows.append(f'<tr{kind}><th scope="row">{_name(evaluation, method)}</th>{"".join(cells)}</tr>')
     if (upper := evaluation.float_cosine) is not None:
         cell = _value(upper.map_at_k, upper.interval, columns=len(evaluation.lengths))
         rows.append(f'<tr class="upper"><th scope="row">{FLOAT_NAME}</th>{cell}</tr>')
-    asymmetric = f" {escape(ASYMMETRIC_ABOUT)}" if ASYMMETRIC in evaluation.methods else ""
+    asymmetric = f" {escape(ASYMMETRIC_ABOUT)}" if evaluation.is_asymmetric else ""
     table = _table("headline", ["method", *(f"{bits} bits" for bits in evaluation.lengths)], rows)
     return (
         f"<h2>mAP@{evaluation.k}</h2>\n"
         '<p class="about">Expectation over all orders of equal distances; the denominator is the relevant images in '
         f"the top {evaluation.k:,}. Small: the bootstrap 95&nbsp;% interval over queries.{asymmetric}</p>\n"
         f'<div class="charts beside">{table}<figure>{plots.map_bars(evaluation)}</figure></div>'
+    )
+
+
+def _differences(evaluation: Evaluation) -> str:
+    if not evaluation.compared:
+        return ""
+    rows = []
+    for one in evaluation.compared:
+        cells = (_difference(one.margin(bits)) for bits in evaluation.lengths)
+        rows.append(f'<tr><th scope="row">{escape(one.name)}</th>{"".join(cells)}</tr>')
+    return (
+        f'<h2>Differences</h2>\n<p class="about">{escape(difference_about(evaluation))} Small: the paired bootstrap '
+        "95&nbsp;% interval; where it holds 0, the difference is within the noise of the queries.</p>\n"
+        + _table("fine", ["difference to", *(f"{bits} bits" for bits in evaluation.lengths)], rows)
     )
 
 
@@ -102,7 +127,7 @@ def _details(evaluation: Evaluation) -> str:
     for one in evaluation.series:
         values = (one.map_worst, one.map_best, one.precision_at_k, one.recall_at_k)
         cells = [f"{value:.4f}" for value in values] + [empty_balls(one), f"{one.median_tie_block:,.0f}"]
-        rows.append(f'<tr><th scope="row">{_name(one.method)} {one.bits}</th>{_cells(cells)}</tr>')
+        rows.append(f'<tr><th scope="row">{_name(evaluation, one.method)} {one.bits}</th>{_cells(cells)}</tr>')
     health = [
         f'<tr><th scope="row">{one.bits} bits</th>'
         + _cells(
@@ -122,13 +147,13 @@ def _details(evaluation: Evaluation) -> str:
         '<p class="about">Ties worst and best: mAP if relevant images came last or first within every distance. '
         "Tie block: images that share the distance of rank k.</p>\n"
         + _table("fine", ["codes", "ties worst", "ties best", f"P@{k}", f"R@{k}", empty, "median tie block"], rows)
-        + '\n<p class="about">The database’s codes: how many are distinct, and how far the share of ones of each '
-        "bit is from one half.</p>\n"
+        + f'\n<p class="about">The database’s codes by {escape(evaluation.name)}: how many are distinct, and how far '
+        "the share of ones of each bit is from one half.</p>\n"
         + _table("fine", ["codes", "distinct", "mean imbalance", "ones, worst bit", "constant bits"], health)
     )
 
 
-def _examples(examples: Sequence[Example]) -> str:
+def _examples(encoder: str, examples: Sequence[Example]) -> str:
     if not examples:
         return ""
     rows = [row for one in examples for row in (one.query, *(neighbor.row for neighbor in one.neighbors))]
@@ -144,7 +169,7 @@ def _examples(examples: Sequence[Example]) -> str:
             f"<ul>{shown}{more}</ul></div>\n"
         )
     return (
-        f"<h2>Examples at {examples[0].bits} bits</h2>\n"
+        f"<h2>Examples of {escape(encoder)} at {examples[0].bits} bits</h2>\n"
         '<p class="about">Queries from the best to the worst average precision (AP), evenly spaced, each with its '
         "nearest images. <b>✓</b> and a green frame: shares a label; <b>✗</b> and a red frame: does not. The number is "
         f"the Hamming distance.</p>\n{missing}" + "\n".join(_example(one, thumbnails) for one in examples)
@@ -185,14 +210,11 @@ def _labels(row: Row) -> str:
     return f"label {', '.join(map(str, row.labels))}" if row.labels else "no label"
 
 
-def _provenance(evaluation: Evaluation, uris: Mapping[str, str]) -> str:
-    entries = [("encoder", f"{_uri(uris['encoder'])}<code>{escape(evaluation.encoder_digest)}</code>")]
-    for table in evaluation.tables:
-        about = (
-            f"{_uri(uris[table.role])}<code>{escape(table.digest)}</code><br>"
-            f"{table.rows:,} rows; dataset <code>{escape(table.dataset_digest)}</code>"
-        )
-        entries.append((f"{table.role.replace('_', ' ')} table", about))
+def _provenance(evaluation: Evaluation, uris: Locations) -> str:
+    entries = _sources(evaluation.encoder_digest, evaluation.tables, uris.main)
+    for one in evaluation.compared:
+        sources = _sources(one.encoder_digest, one.tables, uris.compared[one.name])
+        entries += [(f"{one.name}: {name}", about) for name, about in sources]
     asked = f" (asked for {evaluation.k_asked:,})" if evaluation.k_asked != evaluation.k else ""
     entries += [
         ("k", f"{evaluation.k:,}{asked}"),
@@ -207,6 +229,18 @@ def _provenance(evaluation: Evaluation, uris: Mapping[str, str]) -> str:
     )
 
 
+def _sources(digest: str, tables: Iterable[TableRecord], uris: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Names and HTML about an encoder and its tables."""
+    entries = [("encoder", f"{_uri(uris['encoder'])}<code>{escape(digest)}</code>")]
+    for table in tables:
+        about = (
+            f"{_uri(uris[table.role])}<code>{escape(table.digest)}</code><br>"
+            f"{table.rows:,} rows; dataset <code>{escape(table.dataset_digest)}</code>"
+        )
+        entries.append((f"{table.role.replace('_', ' ')} table", about))
+    return entries
+
+
 def _uri(uri: str) -> str:
     return f"{escape(uri)}<br>"
 
@@ -214,6 +248,13 @@ def _uri(uri: str) -> str:
 def _value(value: float, interval: Interval, columns: int = 1) -> str:
     span = f' colspan="{columns}"' if columns > 1 else ""
     return f"<td{span}>{value:.4f}<small>{interval.low:.3f} – {interval.high:.3f}</small></td>"
+
+
+def _difference(margin: Margin | None) -> str:
+    if margin is None:
+        return "<td>–</td>"
+    low, high = margin.interval.low, margin.interval.high
+    return f"<td>{margin.difference:+.4f}<small>{low:+.4f} to {high:+.4f}</small></td>"
 
 
 def _table(kind: str, head: Sequence[str], rows: Iterable[str]) -> str:
@@ -232,5 +273,5 @@ def _items(lines: Iterable[str]) -> str:
     return "".join(f"<li>{escape(line)}</li>" for line in lines)
 
 
-def _name(method: str) -> str:
-    return escape(METHOD_NAMES.get(method, method))
+def _name(evaluation: Evaluation, method: str) -> str:
+    return escape(method_name(method, evaluation.name))

@@ -111,6 +111,10 @@ class ComparedEncoder(Result):
     verdict: str
     """One sentence on `beats_itq`, empty without baselines."""
 
+    def margin(self, bits: int) -> Margin | None:
+        """The main encoder's margin at a length, None where not both have it."""
+        return next((one for one in self.margins if one.bits == bits), None)
+
 
 class Evaluation(Result):
     """Everything that an evaluation found."""
@@ -156,6 +160,17 @@ class Evaluation(Result):
     def lengths(self) -> tuple[int, ...]:
         """Code lengths, ascending."""
         return tuple(sorted({one.bits for one in self.series}))
+
+    @property
+    def verdicts(self) -> tuple[tuple[bool | None, str], ...]:
+        """`beats_itq` and `verdict` of every encoder that has one, the main one first."""
+        found = [(self.beats_itq, self.verdict), *((one.beats_itq, one.verdict) for one in self.compared)]
+        return tuple((beats_itq, sentence) for beats_itq, sentence in found if sentence)
+
+    @property
+    def is_asymmetric(self) -> bool:
+        """Whether there are series with weighted distances, from the logits of queries."""
+        return any(one.empty_ball_share is None for one in self.series)
 
     def find(self, method: str, bits: int) -> SeriesMetrics | None:
         """The metrics of one series, None where it was not evaluated."""

@@ -106,9 +106,7 @@ def survey_tables(plan: EvaluationPlan) -> Surveyed:
 
 def read_ids(table: Table) -> Ids:
     """The ids of all rows, int64 (N,), in the order in which queries are scored."""
-    calls = [
-        (number, named_call(_ids, f"ids {part.path}", table.uri, part)) for number, part in enumerate(table.parts)
-    ]
+    calls = [(number, named_call(_ids, f"ids {part.path}", table.uri, part)) for number, part in enumerate(table.parts)]
     found = dict(completed(calls, default_limit()))
     return np.concatenate([found[number] for number in range(len(calls))])
 

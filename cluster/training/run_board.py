@@ -129,7 +129,7 @@ def _note(metrics: MetricsLog) -> str:
 
 
 class Pulse:
-    """One rank's signs of life, as long as its process lives.
+    """One rank's signs of life until it is stopped, which a rank that fails is not, or its process ends.
 
     They come from a thread: a rank that only waits for another one must still be heard of.
     """
@@ -137,13 +137,18 @@ class Pulse:
     def __init__(self, board: Any, rank: int) -> None:
         self._board, self._rank, self._step = board, rank, 0
         self._place = f"pid {os.getpid()} on {socket.gethostname()}"
+        self._stopped = threading.Event()
         threading.Thread(target=self._tell, daemon=True).start()
 
     def beat(self, step: int) -> None:
         """Takes note of a finished step."""
         self._step = step
 
+    def stop(self) -> None:
+        """Ends the signs."""
+        self._stopped.set()
+
     def _tell(self) -> None:
-        while True:
+        while not self._stopped.is_set():
             self._board.beat.remote(self._rank, self._step, self._place)
-            time.sleep(BEAT_S)
+            self._stopped.wait(BEAT_S)

@@ -65,6 +65,7 @@ def _train(config: TrainConfig, board: Any) -> None:
             beat=pulse.beat,
         ),
     )
+    pulse.stop()
 
 
 def _with_keys(config: TrainConfig, error: TrainingDiverged) -> TrainingDiverged:

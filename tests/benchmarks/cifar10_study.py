@@ -5,8 +5,9 @@
     python tests/benchmarks/cifar10_study.py table WORK
 
 DATA: folder with cifar10-{database,query}-*.tar. WEIGHTS: mobilenetv2_100_tf_imagenet.safetensors. Features are
-computed once, by the product's views and feature extractor; every run trains a head on them with the product's loop and
-is judged by 10,000 queries against 50,000 images, mAP@1000, tie-aware. "Online": two new views of every image each epoch.
+computed once, by the product's views and feature extractor; every run trains a head on them with the product's loop
+and is judged by 10,000 queries against 50,000 images, mAP@1000, tie-aware. "Online": two new views of every image each
+epoch.
 """
 
 import argparse

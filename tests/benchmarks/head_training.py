@@ -171,7 +171,7 @@ def _check(ways: dict[str, Callable[[int], list[float]]], steps: int) -> measuri
     losses = {name: way(1)[0] for name, way in ways.items()}
     for name, loss in losses.items():
         off = abs(loss - losses[RELEASED])
-        measuring.require(off < 0.01, f"the first epoch's loss of {name} is the released one's, not {off} off")
+        measuring.require(off < 0.02, f"the first epoch's loss of {name} is the released one's, not {off} off")
     return {f"loss of {name} in epoch 0": loss for name, loss in losses.items()}
 
 

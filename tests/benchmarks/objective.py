@@ -47,8 +47,9 @@ def main() -> None:
     largest = max(options.released_images)
     if options.images > largest:
         rows += _scaled(options, next(row for row in rows[::-1] if row["candidate"] == RELEASED), largest)
+    in_memory = [(OURS, options.images)] if options.quick else [(OURS, options.images), (RELEASED, largest)]
     for row in rows:
-        if (row["candidate"], row["images"]) in ((RELEASED, largest), (OURS, options.images)) and not row["scaled"]:
+        if (row["candidate"], row["images"]) in in_memory and not row["scaled"]:
             row |= _memory(str(row["candidate"]), int(row["images"]), options)
     measuring.report("objective", options, checks, rows)
 

@@ -2,34 +2,29 @@
 
     python tests/benchmarks/ray_overhead.py [--images 2000] [--epochs 20] [--threads 1]
 
-Both train on the same cached features with the same checkpoints, looks and rows of statistics; the plain call runs in
-this process while Ray idles. What is compared are the rows of kind `step` of their metrics without the first `--drop`,
-so the start of workers does not count. Every round begins with the other one. Goal: under 10 percent.
+Both train on the same cached features with the same checkpoints and looks; the plain call runs in this process while
+Ray idles. What is compared are the rows of kind `step` of their metrics without the first `--drop`, so the start of
+workers does not count. Every round begins with the other one. Goal: under 10 percent.
 """
 
 import argparse
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from cibhash.encoder import encoder_digest
 from cibhash.specs import CONVNET_SMALL, BackboneSpec
 from cluster.config import MonitorConfig, RayConfig, TrainConfig
 from cluster.datasets import open_dataset
-from cluster.encoders import open_encoder
 from cluster.runtime import ray_session
-from cluster.training.checkpoints import CheckpointStore
-from cluster.training.metrics_log import MetricsLog, read_rows
-from cluster.training.preparation import cached_source, fill_rotation, held_out_slice
-from cluster.training.run import Surroundings, train_run, trained_part
+from cluster.training.assembly import assemble, checkpoint_store
+from cluster.training.metrics_log import read_rows
+from cluster.training.preparation import prepare
+from cluster.training.run import Surroundings, train_run
 from cluster.training.trainer import train
-from cluster.training.view_batches import Share
-from cluster.training.worker import checkpoint_store, new_monitor, untrained_encoder
 from tests.benchmarks import measuring
 from tests.datasets import shape_dataset
 
@@ -37,37 +32,33 @@ BARE, RAY = "train_run", "Ray Train"
 
 
 def main() -> None:
-    """Checks, measures and prints."""
+    """Measures, checks that both trained the same, and prints."""
     options = _options()
     torch.set_num_threads(options.threads)
+    found: dict[str, list[list[measuring.Row]]] = {BARE: [], RAY: []}
+    ways = [(BARE, _bare), (RAY, _by_ray)]
     with tempfile.TemporaryDirectory(prefix="cibhash-overhead-") as folder, ray_session(RayConfig()):
         dataset = shape_dataset(f"{folder}/data", [options.images // 2, options.images - options.images // 2])
-        step_s: dict[str, list[list[float]]] = {BARE: [], RAY: []}
-        weights = []
+        prepare(_config(dataset, folder, "prepared", options), open_dataset(dataset))
         for number in range(options.rounds):
-            order = [(BARE, _bare), (RAY, _by_ray)]
-            for name, way in order if number % 2 == 0 else order[::-1]:
-                config = _config(dataset, folder, f"{name.split()[0]}-{number}", options)
-                weights.append(way(config))
-                rows = [row for row in read_rows(config.output) if row["kind"] == "step"][options.drop :]
-                step_s[name].append([row["step_s"] for row in rows])
-        checks = _check(weights, step_s)
-    rows = []
-    base = [float(np.mean(seconds)) for seconds in step_s[BARE]]
-    for name, rounds in step_s.items():
-        means = [float(np.mean(seconds)) for seconds in rounds]
-        times = measuring.Times(tuple(means))
-        rows.append(
-            {
-                "candidate": name,
-                "ms_per_step": 1000 * times.median,
-                "ms_per_step_best": 1000 * times.best,
-                "ms_of_median_row": 1000 * float(np.median(np.concatenate(rounds))),
-                "ratio": float(np.median(base)) / times.median,
-                "ratio_best": min(base) / times.best,
-                "overhead_percent": 100 * float(np.median([m / b - 1 for m, b in zip(means, base, strict=True)])),
-            }
-        )
+            for name, way in ways if number % 2 == 0 else ways[::-1]:
+                config = _config(dataset, folder, f"run-{number}-{ways.index((name, way))}", options)
+                found[name].append(way(config))
+    checks = _check(found)
+    step_s = {name: [_steady(rows, options.drop) for rows in rounds] for name, rounds in found.items()}
+    times = {name: measuring.Times(tuple(float(np.mean(r)) for r in rounds)) for name, rounds in step_s.items()}
+    rows = [
+        {
+            "candidate": name,
+            "ms_per_step": 1000 * row["median_s"],
+            "ms_per_step_best": 1000 * row["best_s"],
+            "ms_of_median_row": 1000 * float(np.median(np.concatenate(step_s[name]))),
+            "ratio": row["ratio"],
+            "ratio_best": row["ratio_best"],
+            "overhead_percent": 100 * (1 / row["ratio"] - 1),
+        }
+        for name, row in measuring.compared(times, BARE).items()
+    ]
     measuring.report("ray_overhead", options, checks, rows, step_s=step_s)
 
 
@@ -101,16 +92,42 @@ def _config(dataset: str, folder: str, name: str, options: argparse.Namespace) -
     )
 
 
-def _by_ray(config: TrainConfig) -> str:
-    """Trains as the train job does; returns the digest of the last checkpoint's weights."""
+def _by_ray(config: TrainConfig) -> list[measuring.Row]:
+    """Trains as the train job does; returns the rows of its metrics."""
     train(config)
-    return _last_weights(config)
+    return read_rows(config.output)
 
 
-def _bare(config: TrainConfig) -> str:
-    """Trains as a worker of the job does, in this process; returns the digest of the last checkpoint's weights."""
-    dataset = open_dataset(config.dataset)
-    ...
+def _bare(config: TrainConfig) -> list[measuring.Row]:
+    """Trains as a worker of the job does, in this process; returns the rows of its metrics."""
+    device, rows = torch.device("cuda" if config.use_gpu else "cpu"), list[measuring.Row]()
+    parts = assemble(config, rank=0, world_size=1, device=device)
+    train_run(
+        config,
+        parts.encoder,
+        parts.source,
+        parts.share,
+        store=checkpoint_store(config),
+        monitor=parts.monitor,
+        surroundings=Surroundings(device=device, emit=rows.extend),
+    )
+    return rows
 
 
-def _last_weights(config: TrainConfig) -> str: ...
+def _check(found: dict[str, list[list[measuring.Row]]]) -> measuring.Row:
+    """All runs of both have the same steps and, but for rounding, the same losses."""
+    losses = np.array(
+        [[row["loss"] for row in rows if row["kind"] == "epoch"] for rounds in found.values() for rows in rounds]
+    )
+    off = float(np.ptp(losses, axis=0).max())
+    measuring.require(off < 0.02, f"all runs have the same losses, not {off} off")
+    return {"losses of epochs off by": off}
+
+
+def _steady(rows: list[measuring.Row], drop: int) -> list[float]:
+    """Seconds per step of every row of steps but the first ones."""
+    return [row["step_s"] for row in rows if row["kind"] == "step"][drop:]
+
+
+if __name__ == "__main__":
+    main()

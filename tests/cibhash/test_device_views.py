@@ -30,9 +30,7 @@ def _noise(*shape: int, seed: int = 0) -> npt.NDArray[np.uint8]:
     return np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
 
 
-def _on_device(
-    cut: list[npt.NDArray[np.uint8]], draws: list[ViewDraw], device: str = "cpu"
-) -> npt.NDArray[np.int64]:
+def _on_device(cut: list[npt.NDArray[np.uint8]], draws: list[ViewDraw], device: str = "cpu") -> npt.NDArray[np.int64]:
     """The finished views of images that are cut out, (N, H, W, 3)."""
     maps = [color_map(draw, view.reshape(-1, 3).mean(axis=0)) for draw, view in zip(draws, cut, strict=True)]
     colors = color_draws(maps, [draw.blur_sigma for draw in draws])

@@ -175,7 +175,7 @@ def _slow_colors(draw: ViewDraw, pixels: list[list[float]]) -> list[list[float]]
 @pytest.mark.parametrize("grayscale", [False, True])
 @pytest.mark.parametrize("steps", [1, 2, 3, 4])
 def test_the_color_map_is_the_steps_one_after_the_other(steps: int, grayscale: bool) -> None:
-    """All orders of all choices of steps, with strong amounts; half a level of 255 is for the published digits of hue."""
+    """All orders of all choices of steps, with strong amounts; the tolerance is for the published digits of hue."""
     draws = np.random.default_rng(steps)
     for names in itertools.permutations(COLOR_STEPS, steps):
         color = tuple((n, float(draws.uniform(-0.5, 0.5) if n == "hue" else draws.uniform(0.3, 1.7))) for n in names)
@@ -240,7 +240,7 @@ def test_hue_keeps_luma_and_grays() -> None:
 
 
 def test_hue_turns_the_way_that_torchvision_turns_it() -> None:
-    """From red over green to blue, as far as HSV and YIQ agree; a view that turned the other way would be another view of the same draw."""
+    """From red over green to blue, as far as HSV and YIQ agree; the other way would be another view of the draw."""
     colors = [(200, 80, 80), (80, 200, 80), (80, 80, 200), (180, 140, 90), (90, 120, 170), (170, 90, 150)]
     same_way, other_way = [], []
     for color, shift in itertools.product(colors, (-0.1, -0.05, -0.02, 0.02, 0.05, 0.1)):

@@ -1,6 +1,7 @@
 """The training loop: any number of workers gives the same training, it resumes inside an epoch, it stops for all."""
 
 import copy
+import functools
 import itertools
 import math
 from collections.abc import Iterator
@@ -299,9 +300,7 @@ def test_one_process_trains_as_the_definition_says(alone: dict[Settings, Record]
 
 
 @pytest.mark.parametrize("case", [case for case in _CASES if case[1] == "global"], ids=str)
-def test_ranks_train_as_one_process(
-    ranks: list[dict[Any, Any]], alone: dict[Settings, Record], case: Settings
-) -> None:
+def test_ranks_train_as_one_process(ranks: list[dict[Any, Any]], alone: dict[Settings, Record], case: Settings) -> None:
     """Global batch, global learning rate, global negatives: loss, gradient and weights, for every code sampling."""
     for found in ranks:
         _assert_same(found[case], alone[case])
@@ -354,9 +353,7 @@ def _assert_stopped_before_the_step(found: dict[str, Any], kind: str) -> None:
 
 @pytest.mark.parametrize("kind", _DIVERGENCES)
 @pytest.mark.parametrize("negatives", ["global", "local"])
-def test_all_ranks_stop_at_the_step_where_one_diverges(
-    ranks: list[dict[Any, Any]], kind: str, negatives: str
-) -> None:
+def test_all_ranks_stop_at_the_step_where_one_diverges(ranks: list[dict[Any, Any]], kind: str, negatives: str) -> None:
     """Whichever rank it is, and also where no other sees its codes; each tells of its own images."""
     for bad_rank in (0, len(ranks) - 1):
         for number, found in enumerate(ranks):
@@ -496,6 +493,10 @@ def test_training_lowers_the_loss_and_separates_groups(sampling: Any) -> None:
     assert distances[same].mean() < distances[~same].mean() - 2
 
 
+def _append(steps: list[StepStats], step: StepStats, _: EpochStats) -> None:
+    steps.append(step)
+
+
 def test_statistics_are_means_over_the_epoch() -> None:
     """With a learning rate of zero the loss of every step can be computed apart."""
     model, source, share = _head(), _cached(), Share(0, 1, 1, _BATCH, seed=0)
@@ -550,7 +551,7 @@ def test_a_last_batch_of_one_image_is_a_step() -> None:
     steps: list[StepStats] = []
     (batches,) = _cached(33).epochs(0, 1, Share(0, 1, 1, _BATCH, seed=0, drop_last=False))
     optimizer = torch.optim.Adam(model.parameters())
-    stats = train_epoch(model, optimizer, batches, _OBJECTIVE, epoch=0, after_step=lambda step, _: steps.append(step))
+    stats = train_epoch(model, optimizer, batches, _OBJECTIVE, epoch=0, after_step=functools.partial(_append, steps))
     assert [step.images for step in steps] == [16, 16, 1]
     assert (steps[-1].contrastive, stats.steps, stats.images) == (0, 3, 33)
     assert steps[-1].kl > 0
@@ -566,12 +567,10 @@ def test_bit_entropy_and_minority_tell_dead_from_balanced_bits() -> None:
         balanced.bias.zero_()
     views = torch.tensor([[1.0, 0.0], [-1.0, 0.0]] * 4)
     for model, entropy, minority in ((dead, 0.0, 0.0), (balanced, 1.0, 0.5)):
-        steps: list[StepStats] = []
         optimizer = torch.optim.SGD(copy.deepcopy(model).parameters(), lr=0.0)
-        batch = ViewBatch(views, views, np.arange(8))
-        stats = train_epoch(
-            model, optimizer, [batch], Objective((8,)), epoch=0, after_step=lambda step, _: steps.append(step)
-        )
+        batch, steps = ViewBatch(views, views, np.arange(8)), list[StepStats]()
+        after = functools.partial(_append, steps)
+        stats = train_epoch(model, optimizer, [batch], Objective((8,)), epoch=0, after_step=after)
         assert stats.bit_entropy == steps[0].bit_entropy == pytest.approx(entropy, abs=1e-9)
         assert steps[0].minority == pytest.approx(minority, abs=1e-9)
 

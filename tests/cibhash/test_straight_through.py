@@ -58,7 +58,9 @@ def test_bits_are_drawn_apart():
 @pytest.mark.parametrize("parts", [(12,), (6, 6), (3, 3, 3, 3), (1, 4, 7)])
 def test_draws_of_some_rows_are_those_of_the_larger_batch(dtype, shape, parts):
     p = torch.rand(shape, generator=torch.Generator().manual_seed(5)).to(dtype).requires_grad_()
-    uniform = torch.rand(shape, generator=torch.Generator().manual_seed(2), dtype=torch.promote_types(dtype, torch.float32))
+    uniform = torch.rand(
+        shape, generator=torch.Generator().manual_seed(2), dtype=torch.promote_types(dtype, torch.float32)
+    )
     expected = [1.0 if u < q else -1.0 for u, q in zip(uniform.flatten().tolist(), p.flatten().tolist(), strict=True)]
     codes, row = [], 0
     for count in parts:

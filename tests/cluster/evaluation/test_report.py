@@ -15,15 +15,16 @@ from cluster.evaluation.evaluate import EvaluateResult
 from cluster.evaluation.examples import Example, ExampleNeighbor, choose_queries
 from cluster.evaluation.measures import measure, verdict
 from cluster.evaluation.plots import curves_by_radius, curves_by_rank, inline_svg, map_bars
-from cluster.evaluation.report import report_html
+from cluster.evaluation.report import Locations, report_html
 from cluster.evaluation.result_tables import format_table, markdown
-from cluster.evaluation.results import Evaluation, Health, TableRecord
+from cluster.evaluation.results import ComparedEncoder, Evaluation, Health, TableRecord
 from cluster.evaluation.scoring import Counts, Series
 from cluster.index.shard_index import Row
 
 HOSTILE = '<script>alert("x")</script>&\'"'
 VOID = {"meta", "img", "br", "link", "input", "hr"}
-URIS = {"queries": "/data/q", "database": f"/data/{HOSTILE}", "encoder": "s3://bucket/encoder"}
+TABLES = {"queries": "/data/q", "database": f"/data/{HOSTILE}", "encoder": "s3://bucket/encoder"}
+URIS = Locations(TABLES, {})
 
 
 class Page(HTMLParser):
@@ -53,17 +54,21 @@ class Page(HTMLParser):
         self.text += data
 
 
+def random_counts(series: Series, generator: np.random.Generator) -> Counts:
+    total = generator.multinomial(50, np.full(series.num_distances, 1 / series.num_distances), size=12)
+    return Counts(total, generator.binomial(total, 0.3))
+
+
 def evaluation(title: str = "Birds", notes: tuple[str, ...] = ()) -> Evaluation:
     """An evaluation of random histograms with one baseline, and with logits of the queries."""
     generator = np.random.default_rng(0)
-    counts = {}
-    for series in (Series(method, bits) for method in ("cibhash", "cibhash-asymmetric", "itq") for bits in (16, 32)):
-        total = generator.multinomial(50, np.full(series.num_distances, 1 / series.num_distances), size=12)
-        counts[series] = Counts(total, generator.binomial(total, 0.3))
+    series = [Series(method, bits) for method in ("cibhash", "cibhash-asymmetric", "itq") for bits in (16, 32)]
+    counts = {one: random_counts(one, generator) for one in series}
     measured, _ = measure(counts, generator.random(12), k=10, seed=0)
     beats_itq, sentence = verdict(measured.margins)
     return Evaluation(
         title=title,
+        name="CIBHash",
         k=10,
         k_asked=10,
         queries=12,
@@ -81,9 +86,40 @@ def evaluation(title: str = "Birds", notes: tuple[str, ...] = ()) -> Evaluation:
         margins=measured.margins,
         beats_itq=beats_itq,
         verdict=sentence,
+        compared=(),
         notes=notes,
         versions={"cibhash": "0"},
     )
+
+
+def compared_evaluation(name: str = "CIBHash", others: tuple[str, ...] = ("Paper",)) -> Evaluation:
+    """The same beside other encoders, the first with codes of 32 bits only and with logits of its queries."""
+    generator, alone = np.random.default_rng(0), evaluation()
+    series = [Series(method, bits) for method in ("cibhash", "cibhash-asymmetric") for bits in (16, 32)]
+    series += [Series(method, 32, others[0]) for method in ("cibhash", "cibhash-asymmetric")]
+    series += [Series("cibhash", bits, other) for other in others[1:] for bits in (16, 32)]
+    series += [Series("itq", bits) for bits in (16, 32)]
+    measured, _ = measure({one: random_counts(one, generator) for one in series}, None, k=10, seed=0)
+    compared = []
+    for other, margins in measured.compared.items():
+        beats_itq, sentence = verdict(margins.over_itq, other)
+        compared.append(
+            ComparedEncoder(
+                name=other,
+                encoder_digest="f" * 64,
+                tables=tuple(one.model_copy(update={"digest": "b" * 64}) for one in alone.tables),
+                margins=margins.behind,
+                margins_over_itq=margins.over_itq,
+                beats_itq=beats_itq,
+                verdict=sentence,
+            )
+        )
+    fields = {"name": name, "series": measured.series, "margins": measured.margins, "compared": tuple(compared)}
+    return alone.model_copy(update=fields)
+
+
+def locations(found: Evaluation) -> Locations:
+    return Locations(TABLES, {one.name: TABLES | {"encoder": "/other/encoder"} for one in found.compared})
 
 
 def example(shard: str, key: str = "bird-1", size: int = 0, offset: int = 0) -> Example:
@@ -195,6 +231,67 @@ def test_losing_to_itq_is_said_loudly() -> None:
     assert verdict(()) == (None, "")
 
 
+def test_page_shows_compared_encoders_with_differences_and_sources() -> None:
+    found = compared_evaluation("Neighbour", ("Paper", "Ours, again"))
+    page = Page(report_html(found, [], locations(found)))
+    methods = ("cibhash", "cibhash-asymmetric", "Paper", "Paper, asymmetric", "Ours, again", "itq")
+    assert found.methods == methods
+    for one in found.series:
+        assert f"{one.map_at_k:.4f}" in page.text
+    paper, again = found.compared
+    assert [margin.bits for margin in paper.margins] == [32]
+    assert [margin.bits for margin in again.margins] == [16, 32]
+    for text in ("Neighbour", "Neighbour, asymmetric", "Paper, asymmetric 32", "Ours, again 16", "/other/encoder"):
+        assert text in page.text
+    assert "CIBHash" not in page.text
+    for margin in (*paper.margins, *again.margins):
+        assert f"{margin.difference:+.4f}{margin.interval.low:+.4f} to {margin.interval.high:+.4f}" in page.text
+    assert "f" * 64 in page.text
+    assert page.text.count("b" * 64) == 4
+    bars = map_bars(found)
+    for label in ("Neighbour", "Paper", "Paper, asymmetric", "Ours, again", "PCA-ITQ"):
+        assert f">{label}</text>" in bars
+    assert "Paper 32" in curves_by_radius(found)
+    text = markdown(found)
+    assert f"| Paper | – | {paper.margins[0].difference:+.4f} [" in text
+    assert "over the bits that differ" in text
+    alone = evaluation()
+    assert "Differences" not in Page(report_html(alone, [], URIS)).text
+    assert "difference" not in markdown(alone)
+
+
+def test_a_compared_encoder_that_loses_to_itq_is_said_in_its_own_sentence() -> None:
+    found = compared_evaluation()
+    margin = found.compared[0].margins_over_itq[0]
+    lost = verdict((margin.model_copy(update={"difference": -0.01}),), "Paper")
+    won = verdict((margin.model_copy(update={"difference": 0.02}),), "Paper")
+    assert lost == (False, "Paper DOES NOT BEAT ITQ: mAP -0.0100 at 32 bits.")
+    assert won[0] is True
+    assert won[1].startswith("Paper beats ITQ at every length, by at least 0.0200 mAP (32 bits)")
+    other = found.compared[0].model_copy(update={"beats_itq": lost[0], "verdict": lost[1]})
+    both = found.model_copy(update={"compared": (other,), "beats_itq": True, "verdict": "Beats ITQ."})
+    page = Page(report_html(both, [], locations(both)))
+    classes = [attributes.get("class") for tag, attributes in page.tags if attributes.get("role") == "status"]
+    assert classes == ["verdict", "verdict lost"]
+    assert lost[1] in page.text
+    assert f"**{lost[1]}**" in markdown(both)
+
+
+def test_names_of_encoders_are_shown_as_they_are_written() -> None:
+    name, other = '<b>$x$ & "a|b"', "_[red]$\\q{"
+    found = compared_evaluation(name, (other,))
+    html = report_html(found, [example("/gone/a.tar")], locations(found))
+    page = Page(html)
+    assert "<b>$x$" not in html
+    assert page.text.count(name) >= 6
+    assert page.text.count(other) >= 6
+    for chart in (map_bars(found), curves_by_rank(found), curves_by_radius(found)):
+        shown = Page(chart).text
+        assert name in shown
+        assert other in shown
+    assert '| <b>$x$ & "a\\|b" | 16 |' in markdown(found)
+
+
 def test_svg_loses_its_addresses_and_shared_ids() -> None:
     document = (
         '<?xml version="1.0"?><!DOCTYPE svg PUBLIC "x" "http://www.w3.org/x.dtd">\n'
@@ -222,10 +319,12 @@ def test_tables_of_text_hold_the_numbers() -> None:
     result = EvaluateResult(
         report_uri="r",
         metrics_uri="m",
+        name="CIBHash",
         map_at_k={"16": 0.5, "32": 0.625},
         map_at_k_asymmetric={"16": 0.5625, "32": 0.6875},
         intervals={},
         baselines={"itq": {"16": 0.25}},
+        compared={},
         float_cosine=0.75,
         k=10,
         queries=12,
@@ -233,6 +332,7 @@ def test_tables_of_text_hold_the_numbers() -> None:
         encoder_digest="e",
         beats_itq=True,
         verdict="Beats ITQ [really].",
+        compared_verdicts={},
     )
     lines = format_table(result).splitlines()
     assert "mAP@10" in lines[0]
@@ -242,6 +342,22 @@ def test_tables_of_text_hold_the_numbers() -> None:
     assert "asymmetric" not in without
     assert any("PCA-ITQ" in line and "0.2500" in line and "–" in line for line in lines)
     assert lines[-1] == "Beats ITQ [really]."
+    others = {"[red]Paper": {"32": 0.4375}, "[red]Paper, asymmetric": {"32": 0.46875}}
+    sentences = {"[red]Paper": "[red]Paper DOES NOT BEAT ITQ."}
+    beside = dataclasses.replace(result, name="[b]Ours", compared=others, compared_verdicts=sentences)
+    lines = format_table(beside).splitlines()
+    rows = [line for line in lines if line.startswith("│")]
+    assert [row.split("│")[1].strip() for row in rows] == [
+        "[b]Ours",
+        "[b]Ours, asymmetric",
+        "[red]Paper",
+        "[red]Paper, asymmetric",
+        "PCA-ITQ",
+        "Float features, cosine",
+    ]
+    assert "–" in rows[2]
+    assert "0.4375" in rows[2]
+    assert lines[-2:] == ["Beats ITQ [really].", "[red]Paper DOES NOT BEAT ITQ."]
 
 
 def test_example_queries_spread_over_the_quantiles() -> None:

@@ -1,108 +1,199 @@
-"""Pairs of views per worker: what a step holds, and that it does not depend on the number of workers."""
+"""A worker's share of every step, and batches of cached views: the same global batches for any number of workers."""
 
-from concurrent.futures import ThreadPoolExecutor
-from itertools import chain
-from pathlib import Path
+import itertools
+from collections import Counter
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
 
-from cibhash.errors import DataError
-from cibhash.images import decode_image
-from cibhash.shards import SourceImage
-from cibhash.specs import ViewSpec
-from cibhash.views import random_view, view_generator
-from cluster.datasets import open_dataset, shard_samples
-from cluster.training.view_batches import CachedViews, FreshViews, Share
-from tests.datasets import make_dataset, plain_sources, shape_dataset, shape_sources
+from cibhash.errors import ConfigError
+from cibhash.types import ViewBatch
+from cluster.training.view_batches import CachedViews, Share
 
-_COLOR_KEPT = ViewSpec(jitter=0, grayscale=0, blur=0)
+Batch = list[tuple[int, int, int, int, int]]
+"""Per image of a global batch: its id, and image and view that its two features tell."""
 
 
-def _fresh(uri: str, spec: ViewSpec, threads: ThreadPoolExecutor) -> FreshViews:
-    return FreshViews(uri, open_dataset(uri).shards, spec, 8, threads)
+def _telling(num_views: int, num_samples: int, dtype: Any = np.float32) -> npt.NDArray[Any]:
+    """Features that tell their image and view, (V, N, 2)."""
+    rows = [[(image, view) for image in range(num_samples)] for view in range(num_views)]
+    return np.array(rows, dtype)
 
 
-def _numbers(view: torch.Tensor) -> npt.NDArray[np.int64]:
-    """The numbers that plain images tell by their color; every pixel must tell the same."""
-    pixels = view.numpy().astype(np.int64)
-    numbers = pixels[:, 0] + 256 * pixels[:, 1]
-    assert (numbers == numbers[:, :1, :1]).all()
-    return numbers[:, 0, 0]
+def _source(num_views: int, num_samples: int, **settings: Any) -> CachedViews:
+    """Ids are no rows: they have gaps where images are held out."""
+    return CachedViews(_telling(num_views, num_samples), 3 * np.arange(num_samples) + 1000, **settings)
 
 
-def test_fresh_global_batches_do_not_depend_on_the_workers(tmp_path: Path) -> None:
-    uri = make_dataset(tmp_path, [plain_sources(1), plain_sources(7, 1), plain_sources(290, 8)])
-    runs = []
-    with ThreadPoolExecutor(2) as threads:
-        source = _fresh(uri, _COLOR_KEPT, threads)
-        for workers in (1, 2, 4):
-            shares = [Share(rank, workers, 4, 16, seed=3) for rank in range(workers)]
-            steps = zip(*(source.pairs(5, share) for share in shares), strict=True)
-            batches = []
-            for parts in steps:
-                for a, b in parts:
-                    assert a.shape == b.shape == (16 // workers, 3, 8, 8)
-                    assert a.dtype == b.dtype == torch.uint8
-                    np.testing.assert_array_equal(_numbers(a), _numbers(b))
-                batches.append(np.concatenate([_numbers(a) for a, _ in parts]).tolist())
-            runs.append(batches)
-    assert runs[0] == runs[1] == runs[2]
-    seen = list(chain.from_iterable(runs[0]))
-    assert len(runs[0]) == 298 // 4 // 4
-    assert len(set(seen)) == len(seen)
+def _told(batch: ViewBatch) -> Batch:
+    a, b = (view.numpy().astype(int).tolist() for view in (batch.view_a, batch.view_b))
+    return [(int(number), *one, *other) for number, one, other in zip(batch.ids, a, b, strict=True)]
 
 
-def test_fresh_views_are_those_of_seed_epoch_and_id(tmp_path: Path) -> None:
-    uri = shape_dataset(tmp_path, [3, 5])
-    images = [decode_image(s.image) for shard in open_dataset(uri).shards for s in shard_samples(uri, shard)]
-    spec = ViewSpec()
-    expected = {}
-    for number, image in enumerate(images):
-        views = [random_view(image, spec, 8, view_generator(9, 2, number, view)) for view in (0, 1)]
-        expected[views[0].tobytes()] = views[1].tobytes()
-    with ThreadPoolExecutor(2) as threads:
-        pairs = list(_fresh(uri, spec, threads).pairs(2, Share(0, 1, 2, 8, seed=9)))
-    found = {a.numpy().tobytes(): b.numpy().tobytes() for step in pairs for a, b in zip(*step, strict=True)}
-    assert found == expected
+def _global_batches(
+    source: CachedViews, workers: int, batch_size: int, *, epoch: int, seed: int = 1, first_step: int = 0
+) -> list[Batch]:
+    """The epoch's batches, put together in rank order; all ranks must take the same number of steps."""
+    ranks = []
+    for rank in range(workers):
+        share = Share(rank, workers, 4, batch_size, seed)
+        (batches,) = source.epochs(epoch, epoch + 1, share, first_step)
+        ranks.append([_told(batch) for batch in batches])
+        assert len(ranks[-1]) == source.steps(share) - first_step
+        assert all(len(batch) == batch_size // workers for batch in ranks[-1])
+    return [list(itertools.chain.from_iterable(parts)) for parts in zip(*ranks, strict=True)]
 
 
-def test_epochs_differ(tmp_path: Path) -> None:
-    uri = make_dataset(tmp_path, [plain_sources(40)])
-    with ThreadPoolExecutor(2) as threads:
-        source, share = _fresh(uri, _COLOR_KEPT, threads), Share(0, 1, 1, 8, seed=0)
-        orders = [np.concatenate([_numbers(a) for a, _ in source.pairs(epoch, share)]).tolist() for epoch in (0, 1, 0)]
-    assert orders[0] == orders[2] != orders[1]
-    assert sorted(orders[0]) == sorted(orders[1]) == list(range(40))
-
-
-def test_a_bad_image_stops_training_and_is_named(tmp_path: Path) -> None:
-    uri = make_dataset(tmp_path, [[*shape_sources(3), SourceImage("broken", "jpg", b"no image", ())]])
-    with ThreadPoolExecutor(2) as threads, pytest.raises(DataError, match="'broken'") as caught:
-        list(_fresh(uri, ViewSpec(), threads).pairs(0, Share(0, 1, 1, 4, seed=0)))
-    assert str(tmp_path) in str(caught.value)
+@pytest.mark.parametrize(("num_streams", "workers"), [(1, 1), (4, 1), (4, 2), (4, 4), (8, 2)])
+def test_shares_deal_all_streams_in_rank_order(num_streams: int, workers: int) -> None:
+    shares = [Share(rank, workers, num_streams, 16, seed=0) for rank in range(workers)]
+    assert list(itertools.chain.from_iterable(share.streams for share in shares)) == list(range(num_streams))
+    assert {len(share.streams) for share in shares} == {num_streams // workers}
 
 
 @pytest.mark.parametrize("num_views", [2, 3])
-def test_cached_global_batches_do_not_depend_on_the_workers(num_views: int) -> None:
-    """Features that tell their image and view."""
-    num_samples = 37
-    features = np.stack(
-        [np.stack([np.arange(num_samples), np.full(num_samples, v)], axis=1) for v in range(num_views)]
-    ).astype(np.float32)
-    source, runs = CachedViews(features), []
-    for workers in (1, 2, 4):
-        shares = [Share(rank, workers, 4, 8, seed=1) for rank in range(workers)]
-        batches = []
-        for parts in zip(*(source.pairs(3, share) for share in shares), strict=True):
-            for a, b in parts:
-                assert a.shape == b.shape == (8 // workers, 2)
-                np.testing.assert_array_equal(a[:, 0], b[:, 0])
-                assert (a[:, 1] != b[:, 1]).all()
-            batches.append([torch.cat([pair[side] for pair in parts]).tolist() for side in (0, 1)])
-        runs.append(batches)
+def test_global_batches_do_not_depend_on_the_workers(num_views: int) -> None:
+    source = _source(num_views, 37)
+    runs = [_global_batches(source, workers, 8, epoch=3) for workers in (1, 2, 4)]
     assert runs[0] == runs[1] == runs[2]
-    images = [row[0] for a, _ in runs[0] for row in a]
-    assert len(images) == len(set(images)) == 32
+    images = list(itertools.chain.from_iterable(runs[0]))
+    assert len({image for _, image, *_ in images}) == len(images) == 32
+    for number, image_a, view_a, image_b, view_b in images:
+        assert number == 3 * image_a + 1000
+        assert image_a == image_b
+        assert view_a != view_b
+        assert {view_a, view_b} <= set(range(num_views))
+
+
+def test_epochs_and_seeds_differ_in_order_and_views() -> None:
+    source = _source(3, 40)
+    keys = list(itertools.product((0, 1), (0, 1, 2)))
+    runs = [_global_batches(source, 1, 8, epoch=epoch, seed=seed) for seed, epoch in keys]
+    for (i, one), (j, other) in itertools.combinations(enumerate(runs), 2):
+        ids_a, ids_b = ([number for batch in run for number, *_ in batch] for run in (one, other))
+        assert ids_a != ids_b, (keys[i], keys[j])
+        assert sorted(ids_a) == sorted(ids_b)
+        views = [{number: (a, b) for batch in run for number, _, a, _, b in batch} for run in (one, other)]
+        assert views[0] != views[1]
+    assert runs[4] == _global_batches(source, 1, 8, epoch=keys[4][1], seed=keys[4][0])
+
+
+def test_several_epochs_at_once_are_each_epoch_alone() -> None:
+    source, share = _source(2, 30), Share(1, 2, 2, 8, seed=5)
+    together = [[_told(batch) for batch in batches] for batches in source.epochs(1, 4, share)]
+    apart = [[_told(batch) for batches in source.epochs(e, e + 1, share) for batch in batches] for e in (1, 2, 3)]
+    assert together == apart
+    assert len(together) == 3
+    assert list(source.epochs(4, 4, share)) == []
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_the_rest_of_an_epoch_is_what_is_left_of_it(workers: int) -> None:
+    source = _source(3, 41, neighbors=np.arange(41)[::-1, None].copy())
+    whole = _global_batches(source, workers, 8, epoch=2)
+    for first_step in range(6):
+        assert _global_batches(source, workers, 8, epoch=2, first_step=first_step) == whole[first_step:]
+    # Only the first epoch is a rest.
+    share = Share(0, 1, 1, 8, seed=1)
+    lengths = [len(list(batches)) for batches in source.epochs(2, 4, share, first_step=3)]
+    assert lengths == [2, 5]
+
+
+@pytest.mark.parametrize(("num_samples", "lengths"), [(32, [8] * 4), (33, [8] * 4 + [1]), (39, [8] * 4 + [7])])
+def test_without_drop_last_the_rest_is_a_batch(num_samples: int, lengths: list[int]) -> None:
+    """Of as few as one image; with it the rest is left out, and every image comes in some epoch."""
+    source = _source(2, num_samples)
+    share = Share(0, 1, 4, 8, seed=0, drop_last=False)
+    (batches,) = source.epochs(0, 1, share)
+    told = [_told(batch) for batch in batches]
+    assert [len(batch) for batch in told] == lengths
+    assert source.steps(share) == len(lengths)
+    assert sorted(number for batch in told for number, *_ in batch) == source.ids.tolist()
+    assert told[:4] == _global_batches(source, 1, 8, epoch=0, seed=0)
+    seen = {n for epoch in range(8) for batch in _global_batches(source, 1, 8, epoch=epoch) for n, *_ in batch}
+    assert seen == set(source.ids.tolist())
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_features_of_either_precision_come_as_float32(dtype: Any) -> None:
+    features = np.random.default_rng(0).normal(size=(2, 9, 5)).astype(dtype)
+    (batches,) = CachedViews(features, np.arange(9)).epochs(0, 1, Share(0, 1, 1, 4, seed=0))
+    for batch in batches:
+        assert batch.view_a.dtype == batch.view_b.dtype == torch.float32
+        assert batch.view_a.shape == (4, 5)
+        assert batch.ids.dtype == np.int64
+        for row, number in enumerate(batch.ids):
+            own = {tuple(view.astype(np.float32)) for view in features[:, number]}
+            assert {tuple(batch.view_a[row].tolist()), tuple(batch.view_b[row].tolist())} == own
+
+
+def test_a_batch_does_not_share_memory_with_the_cache() -> None:
+    """What a step does to its batch must not reach the epochs after it."""
+    source, share = _source(2, 8), Share(0, 1, 1, 8, seed=0)
+    before = source.features.copy()
+    (batches,) = source.epochs(0, 1, share)
+    next(batches).view_a.zero_()
+    np.testing.assert_array_equal(source.features, before)
+
+
+def test_too_few_images_are_a_config_error() -> None:
+    with pytest.raises(ConfigError, match="batch_size 8"):
+        _source(2, 7).steps(Share(0, 1, 1, 8, seed=0))
+
+
+_NEIGHBORS = np.array([[(row + 10 * k + 1) % 600 for k in range(4)] for row in range(600)])
+
+
+@pytest.mark.parametrize("probability", [0.0, 0.3, 1.0])
+def test_second_views_are_of_neighbors_with_the_probability(probability: float) -> None:
+    """Of all columns alike, and the first view is the image's own; ids are of the first view's image."""
+    source, columns, others = _source(3, 600, neighbors=_NEIGHBORS, neighbor_probability=probability), Counter[int](), 0
+    for epoch in range(5):
+        for number, image, view_a, partner, view_b in itertools.chain(*_global_batches(source, 1, 60, epoch=epoch)):
+            assert number == 3 * image + 1000
+            assert view_a != view_b
+            if partner != image:
+                columns[_NEIGHBORS[image].tolist().index(partner)] += 1
+                others += 1
+    count = 5 * 600
+    assert abs(others - probability * count) <= 5 * np.sqrt(count * probability * (1 - probability))
+    for column in range(4):
+        assert abs(columns[column] - others / 4) <= 5 * np.sqrt(others * 3 / 16)
+
+
+def test_a_missing_neighbor_is_the_image_itself() -> None:
+    """As where a neighbor is held out: its place is not given to another one."""
+    neighbors = _NEIGHBORS.copy()
+    neighbors[::2, 1:] = -1
+    neighbors[0] = -1
+    source, itself = _source(2, 600, neighbors=neighbors, neighbor_probability=1.0), Counter[bool]()
+    for epoch in range(4):
+        for _, image, _, partner, _ in itertools.chain(*_global_batches(source, 1, 60, epoch=epoch)):
+            if image % 2:
+                assert partner in neighbors[image]
+            elif image == 0:
+                assert partner == image
+            else:
+                assert partner in (image, neighbors[image, 0])
+                itself[partner == image] += 1
+    assert abs(itself[True] / itself.total() - 0.75) < 5 * np.sqrt(0.1875 / itself.total())
+
+
+def test_neighbors_do_not_depend_on_the_workers_and_change_with_the_epoch() -> None:
+    source = _source(3, 600, neighbors=_NEIGHBORS, neighbor_probability=0.5)
+    runs = [_global_batches(source, workers, 40, epoch=1) for workers in (1, 2, 4)]
+    assert runs[0] == runs[1] == runs[2]
+    partners = []
+    for run in (runs[0], _global_batches(source, 1, 40, epoch=2), _global_batches(source, 1, 40, epoch=1, seed=9)):
+        partners.append({image: partner for _, image, _, partner, _ in itertools.chain(*run)})
+    for other in partners[1:]:
+        assert 0.4 < np.mean([other[image] != partner for image, partner in partners[0].items()]) < 0.85
+
+
+def test_the_order_of_images_does_not_depend_on_their_neighbors() -> None:
+    with_neighbors, without = _source(2, 600, neighbors=_NEIGHBORS), _source(2, 600)
+    for one, other in zip(*(_global_batches(s, 1, 40, epoch=1) for s in (with_neighbors, without)), strict=True):
+        assert [row[:3] for row in one] == [row[:3] for row in other]
