@@ -151,6 +151,9 @@ class TrainConfig(JobConfig):
     """Adam's step size, for the global batch."""
     backbone_learning_rate: PositiveFinite = 0.0001
     """Adam's step size of the backbone's layers, where backbone.train_from says that some learn."""
+    weight_average: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Decay per step of a running average of the weights, .998 for instance, which is what is encoded with. 0: the
+    weights as they are (paper)."""
     temperature: PositiveFinite = 0.3
     """Of the contrastive loss."""
     beta: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.001

@@ -41,6 +41,7 @@ _RECORDED = {
     "drop_last",
     "learning_rate",
     "backbone_learning_rate",
+    "weight_average",
     "num_cached_views",
     "precision",
     "selection",

@@ -21,6 +21,7 @@ from cibhash.frozen_features import feature_extractor
 from cibhash.loop import EpochStats, NotFiniteLoss, Objective, StepStats, train_epoch
 from cibhash.selection import CheckpointScores
 from cibhash.types import Ids, ViewBatch
+from cibhash.weight_average import follow, swapped_in, take_average, with_average
 from cluster.config import TrainConfig
 from cluster.training.checkpoints import CheckpointStore
 from cluster.training.metrics_log import Row
@@ -65,7 +66,7 @@ def train_run(
     monitor: Monitor | None,
     surroundings: Surroundings | None = None,
 ) -> None:
-    """Trains what learns of `encoder`, in place.
+    """Trains what learns of `encoder`, in place; at the end it has the averaged weights where they are averaged.
 
     Args:
         config: Settings.
@@ -85,6 +86,11 @@ def train_run(
 def trained_part(encoder: HashEncoder) -> nn.Module:
     """What learns: the head, or the whole encoder where layers of the backbone do."""
     return encoder if encoder.spec.backbone.trainable else encoder.learned_head
+
+
+def checkpointed_part(config: TrainConfig, encoder: HashEncoder) -> nn.Module:
+    """What a checkpoint holds: what learns, and its average where there is one (`cibhash.weight_average`)."""
+    return with_average(trained_part(encoder)) if config.weight_average else trained_part(encoder)
 
 
 def new_optimizer(config: TrainConfig, encoder: HashEncoder) -> torch.optim.Optimizer:
@@ -110,6 +116,7 @@ class _Run:
         self.config, self.encoder, self.source, self.share = config, encoder, source, share
         self.store, self.monitor, self.around = store, monitor, surroundings
         self.trained = trained_part(encoder)
+        self.checkpointed = checkpointed_part(config, encoder)
         self.optimizer = new_optimizer(config, encoder)
         self.project = self._projection(surroundings.distribute(self.trained))
         self.objective = Objective(
@@ -136,6 +143,7 @@ class _Run:
             self.encoder.train()
             self._end_epoch(self._train(epoch, batches, so_far))
             so_far = EpochStats(epoch + 1)
+        take_average(self.checkpointed)
         if self.since_row:
             self._emit_steps(())
 
@@ -165,7 +173,7 @@ class _Run:
         return np.concatenate(gathered)
 
     def _restore(self) -> Progress:
-        found = self.store.restore(self.trained, self.optimizer) if self.store is not None else None
+        found = self.store.restore(self.checkpointed, self.optimizer) if self.store is not None else None
         if found is None:
             return Progress(EpochStats(0), 0)
         self.saved_at = found.steps_done
@@ -200,6 +208,8 @@ class _Run:
 
     def _after_step(self, step: StepStats, epoch: EpochStats) -> None:
         self.steps_done += 1
+        if isinstance(self.checkpointed, nn.ModuleDict):
+            follow(self.checkpointed, self.config.weight_average, self.steps_done)
         self.since_row.append(step)
         self.around.beat(self.steps_done)
         alarms = batch_signals(step.minority, 2 * step.images, Thresholds(), step=self.steps_done)
@@ -237,7 +247,8 @@ class _Run:
         alarms: tuple[str, ...] = ()
         if self.monitor is not None and (self.looked is None or self.looked.row["step"] != self.steps_done):
             self.encoder.eval()
-            self.looked = self.monitor.look(self.encoder.learned_head, step=self.steps_done)
+            with swapped_in(self.checkpointed):
+                self.looked = self.monitor.look(self.encoder.learned_head, step=self.steps_done)
             self.encoder.train()
             alarms = self.looked.alarms
             self._emit([self.looked.row])
@@ -269,7 +280,7 @@ class _Run:
             scores: CheckpointScores | None = None
             if self.looked is not None and self.looked.row["step"] == progress.steps_done:
                 scores = self.looked.scores
-            self.store.save(self.trained, self.optimizer, progress, scores)
+            self.store.save(self.checkpointed, self.optimizer, progress, scores)
         self.saved_at = progress.steps_done
 
     def _last_good(self) -> str:

@@ -20,6 +20,7 @@ import torch
 
 from cibhash.encoder import ENCODER_FILE
 from cibhash.errors import CIBHashError, ConfigError, NotFound
+from cibhash.weight_average import take_average
 from cluster import storage
 from cluster.config import SweepConfig, TrainConfig
 from cluster.datasets import open_dataset
@@ -31,7 +32,7 @@ from cluster.training.assembly import assemble, checkpoint_store
 from cluster.training.curves import write_curves
 from cluster.training.metrics_log import MetricsLog, read_rows
 from cluster.training.preparation import prepare
-from cluster.training.run import Surroundings, train_run, trained_part
+from cluster.training.run import Surroundings, checkpointed_part, train_run
 from cluster.training.selected import choice
 
 _RECORD, _TABLE, _PICTURE = "trial.json", "sweep.md", "sweep.svg"
@@ -203,7 +204,9 @@ def _trial(space: dict[str, Any]) -> dict[str, Any]:
     write_curves(config.output, rows)
     digest = ""
     scores: dict[str, float | None] = {"sep10": None, "nt_xent": None, "oracle": None}
-    best = None if failure else store.load_best(trained_part(parts.encoder))
+    checkpointed = checkpointed_part(config, parts.encoder)
+    best = None if failure else store.load_best(checkpointed)
+    take_average(checkpointed)
     if best is not None:
         if not storage.exists(storage.join(config.output, ENCODER_FILE)):
             publish_encoder(parts.encoder.cpu().eval(), config.output)

@@ -24,6 +24,7 @@ from cibhash.encoder import ENCODER_FILE
 from cibhash.errors import AlreadyExists, ConfigError, DataError, NotFound, WorkersLost
 from cibhash.sampling import steps_per_epoch
 from cibhash.types import TarShard
+from cibhash.weight_average import take_average
 from cluster import storage
 from cluster.config import TrainConfig
 from cluster.datasets import open_dataset, verify_shard
@@ -39,7 +40,7 @@ from cluster.training.checkpoints import CheckpointEntry
 from cluster.training.curves import write_curves
 from cluster.training.metrics_log import MetricsLog, read_rows
 from cluster.training.preparation import HeldOutSlice, fill_rotation, held_out_slice, prepare
-from cluster.training.run import trained_part
+from cluster.training.run import checkpointed_part
 from cluster.training.run_board import Sign, answer, shown_board
 from cluster.training.selected import Choice, choice, choices
 from cluster.training.worker import train_worker
@@ -130,9 +131,11 @@ def train(config: TrainConfig) -> TrainResult:
             with shown_board(MetricsLog(output), config.epochs) as board:
                 _fit(config, board, output)
         fill_rotation(config, dataset, encoder)
-        best = checkpoint_store(config).load_best(trained_part(encoder))
+        checkpointed = checkpointed_part(config, encoder)
+        best = checkpoint_store(config).load_best(checkpointed)
         if best is None:
             raise DataError(f"{output}: training ended without a checkpoint")
+        take_average(checkpointed)
         digest = publish_encoder(encoder.eval(), output)
         write_curves(output, read_rows(output))
     return _finished(result, config, digest, changes, best)

@@ -140,6 +140,17 @@ def test_crops_are_those_of_torchvision_in_distribution() -> None:
     np.testing.assert_allclose(a.std(axis=1)[:6], b.std(axis=1)[:6], rtol=0.1)
 
 
+def test_every_place_of_a_crop_is_as_likely() -> None:
+    """A quarter of 12 x 10 pixels, as a square: eight places across and six down, the last ones included."""
+    count = 4800
+    boxes = [draw.box for draw in _draws(count, ViewSpec(crop_scale=(0.25, 0.25), crop_ratio=(1, 1)), 12, 10)]
+    assert {(right - left, bottom - top) for left, top, right, bottom in boxes} == {(5, 5)}
+    places = Counter((left, top) for left, top, _, _ in boxes)
+    assert set(places) == set(itertools.product(range(8), range(6)))
+    # A hundred each on average.
+    assert max(abs(times - 100) for times in places.values()) < 5 * 10
+
+
 @pytest.mark.parametrize("shape", [(1, 1), (1, 500), (500, 1), (3, 40), (40, 30), (16, 16), (7, 5)])
 def test_crops_lie_within_the_image(shape: tuple[int, int]) -> None:
     width, height = shape

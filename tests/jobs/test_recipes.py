@@ -96,11 +96,12 @@ def test_parity_is_the_released_code() -> None:
     assert all("#" in line for line in traps if not line.startswith(("extends", "  name", "num_workers")))
 
 
-def test_neighbour_sets_its_five_and_nothing_else() -> None:
+def test_neighbour_sets_its_own_and_nothing_else() -> None:
     assert own_fields("neighbour") == {
         "rotation": 256,
         "neighbors": 10,
         "neighbor_probability": 0.5,
+        "weight_average": 0.998,
         "num_cached_views": 16,
         "epochs": 40,
     }
