@@ -85,7 +85,8 @@ def run_demo(config: DemoConfig, training: TrainConfig) -> DemoResult:
             trained = train(training.model_copy(update=places))
         with clock.time("encode"):
             for split, output in (("query", queries), ("database", database)):
-                encode(EncodeConfig(encoder=encoder, dataset=storage.join(data, split), output=output, features=True))
+                place = storage.join(data, split)
+                encode(EncodeConfig(encoder=encoder, dataset=place, output=output, features=True, logits=True))
         with clock.time("index"):
             build_index(IndexConfig(codes=database, output=index, shards=INDEX_SHARDS))
         with clock.time("evaluate"):

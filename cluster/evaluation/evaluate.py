@@ -103,7 +103,7 @@ def _evaluation(
     measured: Measured,
     notes: tuple[str, ...],
 ) -> Evaluation:
-    beats_itq, sentence = verdict(measured.margins)
+    beats_itq, sentence = verdict(measured.margins, over_hyperplanes=measured.over_hyperplanes)
     return Evaluation(
         title=config.title or _default_title(plan.database),
         k=plan.k,
@@ -128,7 +128,7 @@ def _evaluation(
 
 
 def _compared_encoder(comparison: Comparison, margins: ComparedMargins) -> ComparedEncoder:
-    beats_itq, sentence = verdict(margins.over_itq, comparison.name)
+    beats_itq, sentence = verdict(margins.over_itq, comparison.name, over_hyperplanes=margins.over_hyperplanes)
     return ComparedEncoder(
         name=comparison.name,
         encoder_digest=comparison.plan.database.manifest.encoder_digest,

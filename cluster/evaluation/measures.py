@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from cibhash import metrics
 from cluster.evaluation.code_health import CodeStatistics, num_distinct
-from cluster.evaluation.methods import ASYMMETRIC, ITQ, OURS
+from cluster.evaluation.methods import ASYMMETRIC, ITQ, OURS, RANDOM_HYPERPLANES
 from cluster.evaluation.results import EMPTY_BALL_RADIUS, FloatMetrics, Health, Interval, Margin, SeriesMetrics
 from cluster.evaluation.scoring import Counts, Series
 
@@ -26,6 +26,7 @@ class ComparedMargins:
     behind: tuple[Margin, ...]
     """The main encoder's mAP minus its."""
     over_itq: tuple[Margin, ...]
+    over_hyperplanes: tuple[Margin, ...]
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,8 @@ class Measured:
     float_cosine: FloatMetrics | None
     margins: tuple[Margin, ...]
     """Over ITQ."""
+    over_hyperplanes: tuple[Margin, ...]
+    """Over random hyperplanes."""
     compared: Mapping[str, ComparedMargins]
     """By name of the encoder."""
 
@@ -64,40 +67,49 @@ def measure(
         for series, one in found.items()
     )
     sampled = {series: (one.map_at_k, resampled[series]) for series, one in found.items()}
-    ours, itq = (OURS, ""), (ITQ, "")
+    ours, itq, hyperplanes = (OURS, ""), (ITQ, ""), (RANDOM_HYPERPLANES, "")
     compared = {
-        name: ComparedMargins(_margins(sampled, ours, (OURS, name)), _margins(sampled, (OURS, name), itq))
+        name: ComparedMargins(
+            _margins(sampled, ours, (OURS, name)),
+            *(_margins(sampled, (OURS, name), baseline) for baseline in (itq, hyperplanes)),
+        )
         for name in dict.fromkeys(series.encoder for series in found if series.encoder)
     }
     upper = None
     if cosine is not None:
         upper = FloatMetrics(map_at_k=float(cosine.mean()), interval=_interval(resampled[None]))
-    return Measured(measured, upper, _margins(sampled, ours, itq), compared), precision
+    over_itq, over_hyperplanes = (_margins(sampled, ours, baseline) for baseline in (itq, hyperplanes))
+    return Measured(measured, upper, over_itq, over_hyperplanes, compared), precision
 
 
-def verdict(margins: tuple[Margin, ...], name: str = "") -> tuple[bool | None, str]:
-    """Whether an encoder's mAP is above ITQ's at every length compared, and the sentence that says so.
+def verdict(
+    margins: tuple[Margin, ...], name: str = "", *, over_hyperplanes: tuple[Margin, ...] = ()
+) -> tuple[bool | None, str]:
+    """Whether an encoder's mAP is above the baselines' at every length compared, and the sentence that says so.
 
     Args:
         margins: Over ITQ.
         name: Of a compared encoder; empty: the main one.
+        over_hyperplanes: Over random hyperplanes, which are mentioned only where they are not beaten.
     """
+    who, poor = name or "THIS ENCODER", _lost(over_hyperplanes)
+    warning = f"{who} DOES NOT BEAT RANDOM HYPERPLANES: mAP {poor}. Something is wrong with it." if poor else ""
     if not margins:
-        return None, ""
-    lost = [margin for margin in margins if margin.difference <= 0]
-    if lost:
-        listed = ", ".join(f"{margin.difference:+.4f} at {margin.bits} bits" for margin in lost)
-        if name:
-            return False, f"{name} DOES NOT BEAT ITQ: mAP {listed}."
-        return (
-            False,
-            f"THIS ENCODER DOES NOT BEAT ITQ: mAP {listed}. PCA-ITQ on the same features is the better choice.",
-        )
+        return (False if poor else None), warning
+    if lost := _lost(margins):
+        advice = "" if name else " PCA-ITQ on the same features is the better choice."
+        return False, f"{who} DOES NOT BEAT ITQ: mAP {lost}.{advice} {warning}".rstrip()
     least = min(margins, key=lambda margin: margin.difference)
     unsure = [str(margin.bits) for margin in margins if margin.interval.low <= 0]
     doubt = f"; within the noise of the queries at {', '.join(unsure)} bits" if unsure else ""
     beats = f"{name} beats" if name else "Beats"
-    return True, f"{beats} ITQ at every length, by at least {least.difference:.4f} mAP ({least.bits} bits){doubt}."
+    sentence = f"{beats} ITQ at every length, by at least {least.difference:.4f} mAP ({least.bits} bits){doubt}."
+    return not poor, f"{sentence} {warning}".rstrip()
+
+
+def _lost(margins: tuple[Margin, ...]) -> str:
+    """The lengths at which there is no gain, as text."""
+    return ", ".join(f"{margin.difference:+.4f} at {margin.bits} bits" for margin in margins if margin.difference <= 0)
 
 
 def health(statistics: CodeStatistics, lengths: tuple[int, ...]) -> tuple[Health, ...]:

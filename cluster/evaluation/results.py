@@ -138,7 +138,7 @@ class Evaluation(Result):
     margins: tuple[Margin, ...]
     """Against ITQ, per length; empty without baselines."""
     beats_itq: bool | None
-    """Whether the mAP is above ITQ's at every length compared."""
+    """Whether the mAP is above the baselines' at every length compared."""
     verdict: str
     """One sentence on `beats_itq`, empty without baselines."""
     compared: tuple[ComparedEncoder, ...]

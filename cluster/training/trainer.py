@@ -292,10 +292,20 @@ def _caught(function: Callable[[], object], failures: list[BaseException]) -> No
 
 
 def _account(error: BaseException, signs: list[Sign], config: TrainConfig) -> str:
-    """Why the workers are gone, how far each had come, and which one was not heard of while others were."""
+    """Why the workers are gone, how far each had come, and which one died or was not heard of while others were."""
     cause = root_cause(error)
     reason = " ".join(str(cause).split())[:300] or type(cause).__name__
     told = ", ".join(f"rank {sign.rank}: step {sign.step}" for sign in signs) or "none"
-    silent = "".join(f"; rank {sign.rank} ({sign.place}) fell silent first" for sign in signs if sign.is_silent)
+    dead = {rank for rank, failure in getattr(error, "worker_failures", {}).items() if _is_death(failure)}
+    first = "".join(
+        f"; rank {sign.rank} ({sign.place}) {'died' if sign.rank in dead else 'fell silent'} first"
+        for sign in signs
+        if sign.rank in dead or sign.is_silent
+    )
     limit = f"workers failed more than max_failures {config.max_failures} times"
-    return f"{limit}: {reason} (last signs of life: {told}{silent})"
+    return f"{limit}: {reason} (last signs of life: {told}{first})"
+
+
+def _is_death(failure: BaseException) -> bool:
+    """Whether a worker's process ended, rather than that it raised an error."""
+    return isinstance(getattr(failure, "health_check_failure", failure), ray.exceptions.RayActorError)

@@ -231,6 +231,19 @@ def test_losing_to_itq_is_said_loudly() -> None:
     assert verdict(()) == (None, "")
 
 
+def test_losing_to_random_hyperplanes_is_said_more_loudly() -> None:
+    lost, won = (
+        evaluation().margins[0].model_copy(update={"difference": difference}) for difference in (-0.01, 0.02)
+    )
+    assert verdict((won,), over_hyperplanes=(won,)) == verdict((won,))
+    for over_itq in ((won,), (lost,), ()):
+        beats, sentence = verdict(over_itq, over_hyperplanes=(won, lost))
+        assert beats is False
+        assert "THIS ENCODER DOES NOT BEAT RANDOM HYPERPLANES: mAP -0.0100 at 16 bits." in sentence
+    assert "DOES NOT BEAT ITQ" in verdict((lost,), over_hyperplanes=(lost,))[1]
+    assert verdict((won,), "Paper", over_hyperplanes=(lost,))[1].count("Paper") == 2
+
+
 def test_page_shows_compared_encoders_with_differences_and_sources() -> None:
     found = compared_evaluation("Neighbour", ("Paper", "Ours, again"))
     page = Page(report_html(found, [], locations(found)))
