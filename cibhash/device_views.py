@@ -1,6 +1,6 @@
 """Colors and blur of a batch of views where the tensors are: parameters of their own for every image.
 
-Knows nothing of draws and files. Gives what `cibhash.fast_views` gives, to a gray level. Shapes: N images of H x W.
+Knows nothing of draws and files. Gives what `cibhash.fast_views` gives, to two gray levels. Shapes: N images of H x W.
 """
 
 import math

@@ -10,7 +10,7 @@ import itertools
 import json
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,28 +34,10 @@ from cluster.training.metrics_log import MetricsLog, read_rows
 from cluster.training.preparation import prepare
 from cluster.training.run import Surroundings, checkpointed_part, train_run
 from cluster.training.selected import choice
+from cluster.training.sweep_report import Setting, Trial, markdown, picture, terminal_table
 
 _RECORD, _TABLE, _PICTURE = "trial.json", "sweep.md", "sweep.svg"
 _SCORES = ("sep10", "nt_xent", "oracle", "bit_entropy", "seconds")
-
-Setting = Mapping[str, float | int]
-
-
-@dataclass(frozen=True)
-class Trial:
-    """One setting and what came of it; a score is None where it is not known."""
-
-    setting: Setting
-    encoder_uri: str
-    encoder_digest: str
-    sep10: float | None
-    nt_xent: float | None
-    oracle: float | None
-    """By the held-out images' labels; shown for comparison, never used to rank."""
-    bit_entropy: float | None
-    seconds: float
-    failure: str = ""
-    """Why there is no encoder, such as codes that collapsed."""
 
 
 @dataclass(frozen=True)
@@ -95,10 +77,10 @@ def sweep(config: SweepConfig) -> SweepResult:
     if not done:
         name, _, message = trials[0].failure.partition(" ")
         raise_failure(f"{name} {base.output}: all {len(trials)} trials failed, the first: {message}")
-    text = _markdown(trials, list(settings[0]))
+    text = markdown(trials, list(settings[0]))
     storage.write_bytes(storage.join(base.output, _TABLE), text.encode())
-    storage.write_bytes(storage.join(base.output, _PICTURE), _picture(done, list(settings[0])))
-    _show(trials, list(settings[0]))
+    storage.write_bytes(storage.join(base.output, _PICTURE), picture(done, list(settings[0])))
+    show(terminal_table(trials, list(settings[0])))
     best = done[0]
     return SweepResult(
         base.output,
@@ -242,63 +224,3 @@ def _read(config: TrainConfig) -> Trial:
 def _rank(trial: Trial) -> tuple[bool, float]:
     """Failed trials last, then by sep10, which compares across settings; the loss of another temperature does not."""
     return bool(trial.failure), -(trial.sep10 if trial.sep10 is not None else -math.inf)
-
-
-def _cells(trial: Trial) -> list[str]:
-    if trial.failure:
-        return [trial.failure.partition(" ")[2][:60], "", "", "", f"{trial.seconds:.0f}"]
-    scores = (trial.sep10, trial.nt_xent, trial.oracle, trial.bit_entropy)
-    return [*("" if score is None else f"{score:.4f}" for score in scores), f"{trial.seconds:.0f}"]
-
-
-_HEADINGS = ("sep10", "held-out NT-Xent", "held-out mAP (labels)", "bit entropy", "s")
-
-
-def _markdown(trials: Sequence[Trial], names: Sequence[str]) -> str:
-    lines = [f"| {' | '.join([*names, *_HEADINGS])} |", f"|{'---|' * (len(names) + len(_HEADINGS))}"]
-    for trial in trials:
-        values = [f"{trial.setting[name]:g}" for name in names]
-        lines.append(f"| {' | '.join([*values, *_cells(trial)])} |")
-    return "\n".join(lines) + "\n"
-
-
-def _show(trials: Sequence[Trial], names: Sequence[str]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(*names, *_HEADINGS, title="best first, by sep10 (no labels)")
-    for trial in trials:
-        table.add_row(*(f"{trial.setting[name]:g}" for name in names), *_cells(trial))
-    console = Console(file=io.StringIO(), width=120)
-    console.print(table)
-    show(console.file.getvalue())  # type: ignore[attr-defined]
-
-
-def _picture(trials: Sequence[Trial], names: Sequence[str]) -> bytes:
-    """One panel per parameter: its values against the label-free score, and the labels' where they are known."""
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(4.0 * len(names), 3.4), layout="constrained")
-    FigureCanvasSVG(figure)
-    for number, name in enumerate(names, start=1):
-        axes = figure.add_subplot(1, len(names), number)
-        values = [float(trial.setting[name]) for trial in trials]
-        axes.scatter(values, [_number(trial.sep10) for trial in trials], s=18, color="tab:blue")
-        axes.set_xlabel(name)
-        axes.set_ylabel("sep10", color="tab:blue")
-        axes.grid(alpha=0.25)
-        positive = [value for value in values if value > 0]
-        if positive and max(positive) >= 10 * min(positive):
-            axes.set_xscale("log" if len(positive) == len(values) else "symlog")
-        if any(trial.oracle is not None for trial in trials):
-            other = axes.twinx()
-            other.scatter(values, [_number(trial.oracle) for trial in trials], s=18, marker="x", color="tab:orange")
-            other.set_ylabel("held-out mAP (labels)", color="tab:orange")
-    content = io.BytesIO()
-    figure.savefig(content, format="svg", metadata={"Date": None})
-    return content.getvalue()
-
-
-def _number(value: float | None) -> float:
-    return math.nan if value is None else value

@@ -35,6 +35,8 @@ from cluster.manifests import DatasetManifest
 from cluster.telemetry import log, progress
 from cluster.training.view_making import PLAIN, decoded, make_views
 
+_FORMAT = "views-1"
+"""Changes with how views are drawn and applied, so that no cache of other views is taken for theirs."""
 _BATCH = 128
 _VIEWS_PER_PASS = 4
 """Views of a shard that are made together, each image decoded once for them."""
@@ -140,7 +142,7 @@ def view_cache(config: TrainConfig, dataset: DatasetManifest) -> ViewCache:
     with local_weights(config.backbone.weights) as path:
         weights = storage.sha256_of(path)[0] if path not in ("hub", "none") else path
     backbone = {**dataclasses.asdict(resolve(config.backbone)), "weights": weights}
-    content = [backbone, dataclasses.asdict(config.views), config.view_seed, config.precision, dataset.digest]
+    content = [_FORMAT, backbone, dataclasses.asdict(config.views), config.view_seed, config.precision, dataset.digest]
     if weights == "none":
         content.append(config.seed)  # which the random weights come from
     name = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]

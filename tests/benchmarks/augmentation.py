@@ -130,7 +130,7 @@ def _measured(
         "device, loader's part": by_us("device", lambda views: views),
     }
     times = measuring.interleaved(
-        {name: measuring.clocked(work, options.device) for name, work in candidates.items()}, options.rounds
+        {name: measuring.clocked(work, options) for name, work in candidates.items()}, options.rounds
     )
     rows = measuring.compared(times, RELEASED)
     head = {"case": case, "decoding": "included" if decoding else "excluded"}

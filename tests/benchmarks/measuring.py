@@ -38,26 +38,38 @@ class Times:
         return min(self.seconds)
 
 
-def parser(description: str) -> argparse.ArgumentParser:
-    """A parser with the options that every script has."""
+def parser(description: str, *, one_process: bool = True) -> argparse.ArgumentParser:
+    """A parser with the options that every script has; CPU time is offered where one process does all work."""
     made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("--rounds", type=int, default=5, help="rounds; every candidate runs once in each (default 5)")
     made.add_argument("--threads", type=int, default=1, help="threads of torch and OpenCV (default 1)")
     made.add_argument("--device", default="cpu", help="cpu (default) or cuda")
     made.add_argument("--seed", type=int, default=0, help="of images, features and weights (default 0)")
+    made.set_defaults(clock="wall")
+    if one_process:
+        made.add_argument(
+            "--clock", choices=["wall", "cpu"], help="cpu: this process's own time, for a machine that others load too"
+        )
     made.add_argument("--quick", action="store_true", help="smallest sizes: only whether the script runs")
     return made
 
 
-def clocked(work: Callable[[], object], device: str = "cpu") -> Callable[[], float]:
-    """The work as a candidate: runs it once and tells the seconds, those of the device included."""
+def clocked(work: Callable[[], object], options: argparse.Namespace, count: int = 1) -> Callable[[], float]:
+    """The work as a candidate: runs it once and tells the seconds, those of the device included.
+
+    Args:
+        work: What is measured.
+        options: Name device and clock.
+        count: Units of work in one run; the seconds are those of one unit.
+    """
+    clock = time.process_time if options.clock == "cpu" else time.perf_counter
 
     def run() -> float:
-        synchronize(device)
-        begun = time.perf_counter()
+        synchronize(options.device)
+        begun = clock()
         work()
-        synchronize(device)
-        return time.perf_counter() - begun
+        synchronize(options.device)
+        return (clock() - begun) / count
 
     return run
 

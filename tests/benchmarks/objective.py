@@ -39,7 +39,7 @@ def main() -> None:
     for images in options.released_images:
         probabilities = _probabilities(images, options)
         times = measuring.interleaved(
-            {name: measuring.clocked(_work(name, probabilities), options.device) for name in (RELEASED, OURS)},
+            {name: measuring.clocked(_work(name, probabilities), options) for name in (RELEASED, OURS)},
             options.rounds,
         )
         for name, row in measuring.compared(times, RELEASED).items():
@@ -107,7 +107,7 @@ def _check(options: argparse.Namespace) -> measuring.Row:
 def _scaled(options: argparse.Namespace, of: measuring.Row, images: int) -> list[measuring.Row]:
     """Ours at the full size, and the released code's time there as its growth with N squared would have it."""
     work = _work(OURS, _probabilities(options.images, options))
-    times = measuring.interleaved({OURS: measuring.clocked(work, options.device)}, options.rounds)[OURS]
+    times = measuring.interleaved({OURS: measuring.clocked(work, options)}, options.rounds)[OURS]
     growth = (options.images / images) ** 2
     median_s, best_s = of["median_s"] * growth, of["best_s"] * growth
     return [

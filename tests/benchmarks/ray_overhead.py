@@ -63,7 +63,7 @@ def main() -> None:
 
 
 def _options() -> argparse.Namespace:
-    parser = measuring.parser(__doc__)
+    parser = measuring.parser(__doc__, one_process=False)
     parser.add_argument("--images", type=int, default=2000)
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--drop", type=int, default=5, help="rows of metrics before the steady state (default 5)")

@@ -119,7 +119,7 @@ def main() -> None:
 
 
 def _options() -> argparse.Namespace:
-    parser = measuring.parser(__doc__)
+    parser = measuring.parser(__doc__, one_process=False)
     parser.add_argument("--backbone", default="mobilenetv2_100", help="a timm model, or convnet-small")
     parser.add_argument("--image-size", type=int, default=96)
     parser.add_argument("--source", default="32x32", help="of the compressed images (default 32x32)")

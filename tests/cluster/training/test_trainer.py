@@ -34,15 +34,15 @@ from cluster.datasets import open_dataset, shard_samples
 from cluster.runtime import root_cause
 from cluster.training.assembly import checkpoint_store, untrained_encoder
 from cluster.training.fresh_views import FreshViews
-from cluster.training.metrics_log import read_rows
+from cluster.training.metrics_log import Row, read_rows
 from cluster.training.preparation import cached_source, fill_rotation, held_out_slice
-from cluster.training.run import checkpointed_part, train_run
+from cluster.training.run import Surroundings, checkpointed_part, train_run
 from cluster.training.trainer import TrainResult, train
 from cluster.training.view_batches import CachedViews, Share
 from tests.datasets import make_dataset, shape_dataset, shape_sources
 from tests.events import events, points
 
-_SMALL = {"name": "convnet-small", "weights": "none", "image_size": 32}
+_SMALL = {"name": "convnet-small", "weights": "none", "image_size": 32, "train_from": "all"}
 _COUNTS = (100, 10, 101)
 _HELD_OUT, _STEPS, _EPOCHS = 21, 11, 12
 """A tenth of the images; steps per epoch of the others."""
@@ -66,6 +66,8 @@ def _config(dataset: str, output: Path | str, **settings: Any) -> TrainConfig:
         "output": str(output),
         "bits": (8, 16),
         "backbone": _SMALL,
+        "backbone_learning_rate": 0.001,
+        "views": {"jitter": 0.2, "grayscale": 0.0},
         "hidden": 24,
         "epochs": _EPOCHS,
         "batch_size": 16,
@@ -81,21 +83,25 @@ def _config(dataset: str, output: Path | str, **settings: Any) -> TrainConfig:
     return TrainConfig.model_validate({**fixed, **settings})
 
 
-def _one_process(config: TrainConfig, source: FreshViews | CachedViews) -> HashEncoder:
-    """What the job should have trained by its last step, without Ray and workers."""
+def _assert_as_one_process(config: TrainConfig, source: FreshViews | CachedViews) -> None:
+    """The job's loss of every step of two epochs is that of one process without Ray and workers.
+
+    Later, sooner or later, rounding decides a bit of some code, and from then on both go their own ways.
+    """
     dataset = open_dataset(config.dataset)
     encoder = untrained_encoder(config, dataset)
     fill_rotation(config, dataset, encoder)
+    expected: list[Row] = []
     share = Share(0, 1, config.streams, config.batch_size, config.seed)
-    train_run(config, encoder, source, share, store=None, monitor=None)
-    return encoder.eval()
-
-
-def _last(config: TrainConfig) -> HashEncoder:
-    """The encoder as the job's last checkpoint has it."""
-    encoder = _best(config.model_copy(update={"selection": "last"}))
-    assert checkpoint_store(config).entries()[-1].epochs_done == config.epochs
-    return encoder
+    settings = config.model_copy(update={"epochs": 2})
+    train_run(
+        settings, encoder, source, share, store=None, monitor=None, surroundings=Surroundings(emit=expected.extend)
+    )
+    found = {(row["kind"], row["step"]): row for row in read_rows(config.output)}
+    assert len(expected) == 2 * _STEPS + 2
+    for row in expected:
+        for name in ("loss", "contrastive", "kl", "bit_entropy"):
+            assert found[row["kind"], row["step"]][name] == pytest.approx(row[name], rel=1e-4, abs=1e-6)
 
 
 def _best(config: TrainConfig) -> HashEncoder:
@@ -107,11 +113,6 @@ def _best(config: TrainConfig) -> HashEncoder:
     checkpoint_store(config).load_best(checkpointed)
     take_average(checkpointed)
     return encoder.eval()
-
-
-def _assert_close(found: HashEncoder, expected: HashEncoder) -> None:
-    for name, value in expected.state_dict().items():
-        torch.testing.assert_close(found.state_dict()[name], value, rtol=1e-3, atol=1e-3, msg=name)
 
 
 def _codes(encoder: HashEncoder, dataset: str) -> np.ndarray:
@@ -219,7 +220,7 @@ def test_two_workers_train_what_one_process_would(whole: _Whole) -> None:
     held_out = held_out_slice(config, dataset).from_training
     assert len(held_out) == _HELD_OUT
     source = FreshViews(config.dataset, dataset.shards, config.views, 32, held_out)
-    _assert_close(_last(config), _one_process(config, source))
+    _assert_as_one_process(config, source)
 
 
 @pytest.mark.ray
@@ -466,12 +467,12 @@ def test_the_neighbor_recipe_trains_what_one_process_would(ray_local: None, tmp_
     assert (result.held_out, result.steps) == (_HELD_OUT, 4 * _STEPS)
     blank = untrained_encoder(config, manifest)
     fill_rotation(config, manifest, blank)
-    expected = _one_process(config, cached_source(config, manifest, blank, held_out))
-    _assert_close(_last(config), expected)
+    _assert_as_one_process(config, cached_source(config, manifest, blank, held_out))
     encoder = load_encoder(tmp_path / "out")
     assert (encoder.digest, encoder.spec.rotation) == (result.encoder_digest, 8)
     assert encoder.spec.objective["neighbors"] == 3
     torch.testing.assert_close(encoder.fixed_head.state_dict(), blank.fixed_head.state_dict(), rtol=0, atol=0)
+    torch.testing.assert_close(encoder.state_dict(), _best(config).state_dict(), rtol=0, atol=0)
     codes = _codes(encoder, dataset)
     assert codes.shape == (sum(_COUNTS), 2)
     assert len(np.unique(codes, axis=0)) > 10
