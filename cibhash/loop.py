@@ -141,8 +141,7 @@ def train_epoch(
     begun = time.monotonic()
     for batch in batches:
         generator = torch.Generator(batch.view_a.device).manual_seed(_draw_seed(seed, epoch, stats.steps))
-        logits = project(torch.cat([batch.view_a, batch.view_b]))
-        probabilities = torch.sigmoid(logits.to(torch.promote_types(logits.dtype, torch.float32)))
+        probabilities = torch.sigmoid(project(torch.cat([batch.view_a, batch.view_b])).float())
         p_a, p_b = probabilities.chunk(2)
         terms = cibhash_loss(
             p_a,
