@@ -4,11 +4,12 @@ Knows nothing of encoders, data or optimizers. Shapes: N images on this rank, G 
 """
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy, normalize
+from torch.autograd.function import once_differentiable
+from torch.nn.functional import normalize
 
 from cibhash.gather import all_gather_with_gradient, rank, world_size
 from cibhash.straight_through import bernoulli_straight_through, sign_straight_through
@@ -16,6 +17,7 @@ from cibhash.types import LossTerms
 
 CodeSampling = Literal["threshold", "bernoulli", "relaxed"]
 _EPSILON = 1e-8
+_ANCHOR_ROWS = 256
 
 
 def nt_xent(codes_a: Tensor, codes_b: Tensor, temperature: float, *, gather: bool = False) -> Tensor:
@@ -157,16 +159,51 @@ def _global_codes(codes_a: Tensor, codes_b: Tensor, gather: bool) -> Tensor:
 
 
 def _nt_xent_of_global(codes_GVB: Tensor, num_images: int, temperature: float, gather: bool) -> Tensor:
-    num_global = codes_GVB.shape[0]
-    images = torch.arange(num_images, device=codes_GVB.device) + (rank() * num_images if gather else 0)
-    own = torch.cat((images, images + num_global))
-    positive = torch.cat((images + num_global, images))
     # Autocast would compute the logits in half precision, whatever the dtype of the codes.
     with torch.autocast(codes_GVB.device.type, enabled=False):
-        all_codes = normalize(codes_GVB.transpose(0, 1).flatten(0, 1), dim=1)
-        logits = all_codes[own] @ all_codes.T / temperature
-        logits[torch.arange(2 * num_images, device=logits.device), own] = -torch.inf
-        return cross_entropy(logits, positive)
+        units = normalize(codes_GVB.transpose(0, 1).flatten(0, 1), dim=1)
+        loss: Tensor = _NtXent.apply(units, rank() * num_images if gather else 0, num_images, temperature)
+        return loss
+
+
+class _NtXent(torch.autograd.Function):
+    """NT-Xent with its gradient, by blocks of anchors: the whole matrix of logits is never there."""
+
+    @staticmethod
+    def forward(ctx: Any, units: Tensor, first: int, num_images: int, temperature: float) -> Tensor:
+        """The mean over the anchors.
+
+        Args:
+            ctx: Of autograd.
+            units: (2G, B) codes of length 1: all first views, then all second views.
+            first: Image of the first anchor.
+            num_images: N, whose two views each are anchors.
+            temperature: Above 0.
+        """
+        total, gradient = units.new_zeros(()), torch.zeros_like(units)
+        num_global = len(units) // 2
+        for own, other in ((0, num_global), (num_global, 0)):
+            for start in range(first, first + num_images, _ANCHOR_ROWS):
+                stop = min(start + _ANCHOR_ROWS, first + num_images)
+                anchors = units[own + start : own + stop]
+                logits = torch.mm(anchors, units.T).div_(temperature)
+                logits[:, own + start : own + stop].fill_diagonal_(-torch.inf)
+                log_p = torch.log_softmax(logits, 1)
+                total -= log_p[:, other + start : other + stop].diagonal().sum()
+                if ctx.needs_input_grad[0]:
+                    p = log_p.exp_()
+                    p[:, other + start : other + stop].diagonal().sub_(1)
+                    gradient[own + start : own + stop].addmm_(p, units)
+                    gradient.addmm_(p.T, anchors)
+        ctx.save_for_backward(gradient.div_(2 * num_images * temperature))
+        return total / (2 * num_images)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, outer: Tensor) -> tuple[Tensor, None, None, None]:
+        """The gradient to the codes."""
+        (gradient,) = ctx.saved_tensors
+        return gradient * outer, None, None, None
 
 
 def _at_least_float32(x: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ Knows nothing of steps, epochs and shards. An engine is a choice of `cibhash.spe
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 import torch
 from PIL import Image
@@ -84,7 +85,7 @@ def _cut_with_colors(
 ) -> tuple[Pixels, ColorMap, float]:
     draw = draw_view(image.shape[1], image.shape[0], spec, generator)
     view = cut_out(image, draw, size)
-    return view, color_map(draw, view.reshape(-1, 3).mean(axis=0)), draw.blur_sigma
+    return view, color_map(draw, np.array(cv2.mean(view)[:3])), draw.blur_sigma
 
 
 def _channels_first(views: list[Pixels]) -> Views:

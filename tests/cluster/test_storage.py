@@ -107,6 +107,7 @@ def test_other_schemes_are_refused_before_any_attempt(uri: str, tmp_path: Path) 
         lambda u: storage.read_range(u, 0, 1),
         lambda u: storage.put_file(Path(__file__), u),
         lambda u: storage.get_file(u, tmp_path / "x"),
+        storage.remove,
     )
     for action in actions:
         with pytest.raises(ConfigError) as caught:
@@ -170,6 +171,33 @@ def test_files_are_copied_both_ways_with_their_digest(tmp_path: Path) -> None:
     assert (tmp_path / "back/again").read_bytes() == content
     assert storage.sha256_of(uri) == (hashlib.sha256(content).hexdigest(), len(content))
     assert os.listdir(tmp_path / "new/folder") == ["copy"]
+
+
+def test_a_removed_file_is_gone_and_so_is_the_folder_that_it_leaves_empty(tmp_path: Path) -> None:
+    uris = [str(tmp_path / "kept/folder" / name) for name in ("a", "b")]
+    for uri in uris:
+        storage.write_bytes(uri, b"x")
+    storage.write_bytes(str(tmp_path / "kept/c"), b"y")
+    storage.remove(uris[0])
+    assert os.listdir(tmp_path / "kept/folder") == ["b"]
+    storage.remove(uris[1])
+    assert os.listdir(tmp_path / "kept") == ["c"]
+    for missing in (uris[0], uris[1], str(tmp_path / "kept/nothing")):
+        storage.remove(missing)
+    assert os.listdir(tmp_path / "kept") == ["c"]
+
+
+def test_only_files_are_removed(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "target").write_bytes(b"x")
+    (tmp_path / "link").symlink_to(tmp_path / "target")
+    with pytest.raises(StorageError, match="folder") as caught:
+        storage.remove(str(tmp_path / "folder"))
+    assert not isinstance(caught.value, NotFound)
+    storage.remove(str(tmp_path / "link"))
+    assert sorted(os.listdir(tmp_path)) == ["folder", "target"]
+    with pytest.raises(StorageError, match="target/below"):
+        storage.remove(str(tmp_path / "target/below"))
 
 
 def test_join_and_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

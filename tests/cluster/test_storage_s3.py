@@ -49,6 +49,16 @@ def test_one_of_many_creators_and_swappers_wins(s3_bucket: str) -> None:
     assert storage.read_bytes(uri) == b"w%d" % second
 
 
+def test_a_removed_object_is_gone_and_a_missing_one_needs_no_removing(s3_bucket: str) -> None:
+    for name in ("a", "ab", "a/b"):
+        storage.write_bytes(f"{s3_bucket}/{name}", b"x")
+    for _ in range(2):
+        storage.remove(f"{s3_bucket}/a")
+        assert [storage.exists(f"{s3_bucket}/{name}") for name in ("a", "ab", "a/b")] == [False, True, True]
+    with pytest.raises(NotFound, match="s3://no-such-bucket/a"):
+        storage.remove("s3://no-such-bucket/a")
+
+
 def test_missing_objects_and_buckets_are_not_found(s3_bucket: str, tmp_path: Path) -> None:
     for uri, what in ((f"{s3_bucket}/nothing", "object"), ("s3://no-such-bucket/a", "bucket")):
         assert not storage.exists(uri)

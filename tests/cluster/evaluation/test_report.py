@@ -232,9 +232,7 @@ def test_losing_to_itq_is_said_loudly() -> None:
 
 
 def test_losing_to_random_hyperplanes_is_said_more_loudly() -> None:
-    lost, won = (
-        evaluation().margins[0].model_copy(update={"difference": difference}) for difference in (-0.01, 0.02)
-    )
+    lost, won = (evaluation().margins[0].model_copy(update={"difference": difference}) for difference in (-0.01, 0.02))
     assert verdict((won,), over_hyperplanes=(won,)) == verdict((won,))
     for over_itq in ((won,), (lost,), ()):
         beats, sentence = verdict(over_itq, over_hyperplanes=(won, lost))

@@ -105,6 +105,7 @@ def test_a_step_that_is_saved_again_replaces_what_came_after(tmp_path: Path) -> 
         for step in (4, 6):
             save(again, step)
             assert_restores(CheckpointStore(str(tmp_path), strict=True), step)
+            assert [entry.steps_done for entry in again.entries()] == [4, 6][: step // 2 - 1]
     assert [entry.steps_done for entry in store.history()] == [2, 4, 6]
     assert _names(tmp_path) == {INDEX, *(entry.name for entry in store.entries())}
 
@@ -133,7 +134,7 @@ def test_a_death_at_any_point_of_a_save_loses_at_most_that_checkpoint(
     s3_bucket: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    record_property: Callable[[str, object], None],
+    record_testsuite_property: Callable[[str, object], None],
 ) -> None:
     points: list[str] = []
     with monkeypatch.context() as patched:
@@ -156,7 +157,7 @@ def test_a_death_at_any_point_of_a_save_loses_at_most_that_checkpoint(
             save(store, step, 0.3)
             assert_restores(store, step)
         assert [entry.steps_done for entry in store.history()] == [2, 4, 6, 8, 10]
-    record_property("T4 points survived / tested", f"{len(cases)} / {len(cases)}")
+    record_testsuite_property("T4 points survived / tested", f"{len(cases)} / {len(cases)}")
 
 
 def _damages(content: bytes) -> list[bytes]:
@@ -171,7 +172,7 @@ def _damages(content: bytes) -> list[bytes]:
 
 
 def test_a_damaged_checkpoint_is_named_and_the_one_before_is_taken(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], record_property: Callable[[str, object], None]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], record_testsuite_property: Callable[[str, object], None]
 ) -> None:
     for step in (4, 8):
         save(CheckpointStore(str(tmp_path)), step)
@@ -200,7 +201,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_taken(
             detected += 1
         path.write_bytes(content)
     assert_restores(strict, 8)
-    record_property("T5 detected / planted", f"{detected} / {planted}")
+    record_testsuite_property("T5 detected / planted", f"{detected} / {planted}")
 
 
 def test_no_state_is_touched_by_a_damaged_checkpoint(tmp_path: Path) -> None:

@@ -293,7 +293,7 @@ def test_a_complete_run_is_returned_as_it_is_and_another_one_refused(whole: _Who
 
 @pytest.mark.ray
 def test_a_killed_worker_is_replaced_and_the_run_ends_bit_for_bit_as_the_undisturbed_one(
-    whole: _Whole, tmp_path: Path, record_property: Callable[[str, object], None]
+    whole: _Whole, tmp_path: Path, record_testsuite_property: Callable[[str, object], None]
 ) -> None:
     config = whole.config.model_copy(update={"output": str(tmp_path), "loaders_per_worker": 0})
     with _watched(config, signal.SIGKILL) as seen:
@@ -316,8 +316,8 @@ def test_a_killed_worker_is_replaced_and_the_run_ends_bit_for_bit_as_the_undistu
     rows = read_rows(str(tmp_path))
     assert len({(row["kind"], row["step"]) for row in rows}) == len(rows) == len(read_rows(whole.config.output))
     times = sorted(event.wall_time for event in events(path))
-    record_property("T1 steps lost", len(again))
-    record_property("T1 seconds without a step", max(np.diff(times)))
+    record_testsuite_property("T1 steps lost", len(again))
+    record_testsuite_property("T1 seconds without a step", max(np.diff(times)))
 
 
 _DRIVER = """
@@ -334,7 +334,7 @@ with ray_session(RayConfig(num_cpus=4)):
 
 @pytest.mark.ray
 def test_a_killed_run_continues_from_its_last_intact_checkpoint_and_has_one_live_writer(
-    whole: _Whole, tmp_path: Path, record_property: Callable[[str, object], None]
+    whole: _Whole, tmp_path: Path, record_testsuite_property: Callable[[str, object], None]
 ) -> None:
     """The driver is killed after two checkpoints, and the second one is damaged."""
     config = whole.config.model_copy(update={"output": str(tmp_path), "loaders_per_worker": 0})
@@ -372,7 +372,9 @@ def test_a_killed_run_continues_from_its_last_intact_checkpoint_and_has_one_live
     (path,) = set((tmp_path / "tensorboard").iterdir()) - before
     done = sorted({point.step for point in points(path) if point.name == "step/loss"})
     assert done == list(range(first.steps_done + 1, _EPOCHS * _STEPS + 1)), "from the intact one, not from scratch"
-    record_property("T3 steps repeated with the last checkpoint damaged", second.steps_done - first.steps_done)
+    record_testsuite_property(
+        "T3 steps repeated with the last checkpoint damaged", second.steps_done - first.steps_done
+    )
 
 
 def _wait_for_checkpoints(driver: subprocess.Popen[bytes], holds: Callable[[], bool]) -> None:
@@ -397,7 +399,7 @@ def _end_ray(session: str) -> None:
 @pytest.mark.ray
 @pytest.mark.timeout(300)
 def test_a_worker_that_hangs_ends_the_run_by_name(
-    whole: _Whole, tmp_path: Path, record_property: Callable[[str, object], None]
+    whole: _Whole, tmp_path: Path, record_testsuite_property: Callable[[str, object], None]
 ) -> None:
     settings = {"output": str(tmp_path), "loaders_per_worker": 0, "max_failures": 0, "collective_timeout_s": 4.0}
     config = whole.config.model_copy(update=settings)
@@ -414,7 +416,7 @@ def test_a_worker_that_hangs_ends_the_run_by_name(
     assert "\n" not in message
     assert not (tmp_path / "encoder.json").exists()
     assert _in_mid_epoch(config), "what was committed is kept"
-    record_property("T7 seconds to the end, of which collective_timeout_s 4", seconds)
+    record_testsuite_property("T7 seconds to the end, of which collective_timeout_s 4", seconds)
 
 
 @pytest.mark.ray
@@ -561,6 +563,12 @@ def test_held_out_images_count_as_missing(tmp_path: Path) -> None:
     for monitor, held_out in (({"images": 0}, 0), ({"images": 8}, 0), ({"dataset": dataset}, 0)):
         result = train(_config(dataset, tmp_path / "out", batch_size=192, monitor=monitor, dry_run=True))
         assert (result.held_out, result.steps) == (held_out, _EPOCHS)
+
+
+def test_the_checkpoints_are_chosen_and_trusted_as_the_config_says(tmp_path: Path) -> None:
+    for settings, rule, strict in (({}, "sep10", False), ({"selection": "last", "strict": True}, "last", True)):
+        store = checkpoint_store(_config("unused", tmp_path, **settings))
+        assert (store.rule, store.strict, store.uri) == (rule, strict, str(tmp_path / "checkpoints"))
 
 
 def test_dry_run_touches_nothing(tmp_path: Path) -> None:
