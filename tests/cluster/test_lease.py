@@ -173,11 +173,16 @@ def test_one_of_many_wins(uri: str, dead: bool) -> None:
 def test_a_lease_that_is_lost_interrupts_its_process_and_is_not_let_go(tmp_path: Path) -> None:
     uri = str(tmp_path / "lease")
     other = b'{"owner": "other", "host": "elsewhere", "pid": 1, "started": "1"}'
+
+    def robbed(content: bytes) -> None:
+        with hold_lease(uri, beat_s=0.05):
+            storage.write_bytes(uri, content)
+            threading.Event().wait(60)
+
     for taken in (other, b"no lease"):
         storage.write_bytes(uri, b"")
-        with pytest.raises(KeyboardInterrupt), hold_lease(uri, beat_s=0.05):
-            storage.write_bytes(uri, taken)
-            threading.Event().wait(60)
+        with pytest.raises(KeyboardInterrupt):
+            robbed(taken)
         assert storage.read_bytes(uri) == taken
 
 
