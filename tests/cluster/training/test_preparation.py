@@ -26,10 +26,12 @@ from cluster.training.preparation import (
 )
 from cluster.training.view_cache import view_cache
 from cluster.training.view_making import PLAIN
+from tests.cluster.training.conftest import FinishedRun
 from tests.datasets import make_dataset, plain_sources, shape_dataset, shape_sources
 
 _CPU = torch.device("cpu")
-_COUNTS = (100, 5, 101)
+_COUNTS = (100, 5, 106)
+"""Images per shard of the run of which the preparations are looked at."""
 
 
 def _config(dataset: str, output: Path | str = "unused", **settings: Any) -> TrainConfig:
@@ -135,18 +137,13 @@ class _Prepared:
 
 
 @pytest.fixture(scope="module")
-def prepared(ray_local: None, tmp_path_factory: pytest.TempPathFactory) -> _Prepared:
-    """A dataset with cached views, rotation and neighbors."""
-    folder = tmp_path_factory.mktemp("prepared")
-    uri = shape_dataset(folder / "data", _COUNTS)
-    config = _config(
-        uri, folder / "out", num_cached_views=3, rotation=8, neighbors=3, num_workers=2, num_streams=2, seed=3
-    )
-    prepare(config, open_dataset(uri))
+def prepared(neighbor_run: FinishedRun) -> _Prepared:
+    """What the run has prepared: cached views, rotation and neighbors."""
+    config = neighbor_run.config
     encoder, numbers = _encoder(config).eval(), list(range(sum(_COUNTS)))
     with torch.no_grad():
-        features = [encoder.features(_views(config, uri, numbers, view)).numpy() for view in range(3)]
-    held_out = held_out_slice(config, open_dataset(uri))
+        features = [encoder.features(_views(config, config.dataset, numbers, view)).numpy() for view in range(3)]
+    held_out = held_out_slice(config, open_dataset(config.dataset))
     return _Prepared(config, np.stack(features), held_out.ids.tolist())
 
 
@@ -179,7 +176,7 @@ def test_training_gets_the_rotated_features_of_what_is_not_held_out(prepared: _P
     held_out = held_out_slice(config, dataset)
     source = cached_source(config, dataset, _filled(config), held_out)
     kept = [number for number in range(sum(_COUNTS)) if number not in prepared.held_out]
-    assert len(prepared.held_out) == 20
+    assert len(prepared.held_out) == 21
     assert source.ids.tolist() == kept
     np.testing.assert_allclose(source.features, _rotated(prepared.features)[:, kept], rtol=1e-3, atol=2e-2)
 
@@ -216,10 +213,10 @@ def test_preparing_again_changes_no_file_and_too_much_is_refused(prepared: _Prep
     config, dataset = prepared.config, open_dataset(prepared.config.dataset)
     folder = Path(view_cache(config, dataset).folder)
     times = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
-    for same in ({}, {"seed": 3, "bits": (8, 16)}, {"epochs": 7}):
+    for same in ({}, {"bits": (8,), "hidden": 5}, {"epochs": 7}):
         prepare(config.model_copy(update=same), dataset)
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()} == times
-    for name, value in (("rotation", 97), ("neighbors", 206)):
+    for name, value in (("rotation", 97), ("neighbors", 211)):
         with pytest.raises(ConfigError, match=str(value)):
             prepare(config.model_copy(update={name: value}), dataset)
 

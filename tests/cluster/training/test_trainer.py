@@ -1,6 +1,5 @@
 """The train job on Ray: the encoder of one process, through deaths and hangs, and every refusal by name."""
 
-import json
 import os
 import re
 import shutil
@@ -21,7 +20,6 @@ import numpy as np
 import pytest
 import ray
 import torch
-from ray.train.v2._internal.constants import ENV_VARS_TO_PROPAGATE
 
 from cibhash.encoder import HashEncoder, encode, load_encoder
 from cibhash.errors import ConfigError, CorruptShard, DataError, NotFound, TrainingDiverged, WorkersLost
@@ -39,6 +37,7 @@ from cluster.training.preparation import cached_source, fill_rotation, held_out_
 from cluster.training.run import Surroundings, checkpointed_part, train_run
 from cluster.training.trainer import TrainResult, train
 from cluster.training.view_batches import CachedViews, Share
+from tests.cluster.training.conftest import FinishedRun
 from tests.datasets import make_dataset, shape_dataset, shape_sources
 from tests.events import events, points
 
@@ -46,18 +45,6 @@ _SMALL = {"name": "convnet-small", "weights": "none", "image_size": 32, "train_f
 _COUNTS = (100, 10, 101)
 _HELD_OUT, _STEPS, _EPOCHS = 21, 11, 12
 """A tenth of the images; steps per epoch of the others."""
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _quick_ray() -> Iterator[None]:
-    """Ray Train looks after its workers more often, and waits less for those that hang to say goodbye."""
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setenv("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
-        patched.setenv("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
-        patched.setenv("TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S", "1")
-        ENV_VARS_TO_PROPAGATE.add("TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S")
-        yield
-        ENV_VARS_TO_PROPAGATE.remove("TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S")
 
 
 def _config(dataset: str, output: Path | str, **settings: Any) -> TrainConfig:
@@ -172,6 +159,7 @@ def _watched(config: TrainConfig, strike: signal.Signals | None = None) -> Itera
         while not end.wait(0.02):
             seen.workers |= (now := _workers())
             if strike is not None and not seen.struck and len(now) == 2 and _in_mid_epoch(config):
+                end.wait(0.1)  # some steps later
                 seen.struck, seen.struck_s = min(now), time.monotonic()
                 os.kill(seen.struck, strike)
 
@@ -192,24 +180,16 @@ def _in_mid_epoch(config: TrainConfig) -> bool:
     return any(entry.steps_done % _STEPS for entry in checkpoint_store(config).entries())
 
 
-@dataclass(frozen=True)
-class _Whole:
-    """A run that nothing disturbed."""
-
-    config: TrainConfig
-    result: TrainResult
-
-
 @pytest.fixture(scope="module")
-def whole(ray_local: None, tmp_path_factory: pytest.TempPathFactory) -> _Whole:
+def whole(quick_ray: None, tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
     """Two workers with a loader process each."""
     folder = tmp_path_factory.mktemp("whole")
     config = _config(shape_dataset(folder / "data", _COUNTS), folder / "out", loaders_per_worker=1)
-    return _Whole(config, train(config))
+    return FinishedRun(config, train(config))
 
 
 @pytest.mark.ray
-def test_two_workers_train_what_one_process_would(whole: _Whole) -> None:
+def test_two_workers_train_what_one_process_would(whole: FinishedRun) -> None:
     config, result = whole.config, whole.result
     dataset = open_dataset(config.dataset)
     assert (result.images, result.held_out, result.epochs, result.steps, result.bits) == (
@@ -224,7 +204,7 @@ def test_two_workers_train_what_one_process_would(whole: _Whole) -> None:
 
 
 @pytest.mark.ray
-def test_the_encoder_is_that_of_the_best_checkpoint(whole: _Whole) -> None:
+def test_the_encoder_is_that_of_the_best_checkpoint(whole: FinishedRun) -> None:
     config, result = whole.config, whole.result
     history = checkpoint_store(config).history()
     assert [entry.steps_done for entry in history] == sorted({*range(20, 132, 20), *range(33, 133, 33)})
@@ -245,7 +225,7 @@ def test_the_encoder_is_that_of_the_best_checkpoint(whole: _Whole) -> None:
 
 
 @pytest.mark.ray
-def test_every_step_epoch_and_look_is_in_the_metrics_and_in_tensorboard(whole: _Whole) -> None:
+def test_every_step_epoch_and_look_is_in_the_metrics_and_in_tensorboard(whole: FinishedRun) -> None:
     config, last = whole.config, _EPOCHS * _STEPS
     rows = read_rows(config.output)
     steps = {kind: [row["step"] for row in rows if row["kind"] == kind] for kind in ("step", "epoch", "look")}
@@ -273,7 +253,7 @@ def test_every_step_epoch_and_look_is_in_the_metrics_and_in_tensorboard(whole: _
 
 
 @pytest.mark.ray
-def test_a_complete_run_is_returned_as_it_is_and_another_one_refused(whole: _Whole, tmp_path: Path) -> None:
+def test_a_complete_run_is_returned_as_it_is_and_another_one_refused(whole: FinishedRun, tmp_path: Path) -> None:
     config, result = whole.config, whole.result
     assert train(config) == result
     more = {"num_workers": 1, "loaders_per_worker": 3, "max_failures": 0, "metrics_every": 7, "start_timeout_s": 5.0}
@@ -293,7 +273,7 @@ def test_a_complete_run_is_returned_as_it_is_and_another_one_refused(whole: _Who
 
 @pytest.mark.ray
 def test_a_killed_worker_is_replaced_and_the_run_ends_bit_for_bit_as_the_undisturbed_one(
-    whole: _Whole, tmp_path: Path, record_testsuite_property: Callable[[str, object], None]
+    whole: FinishedRun, tmp_path: Path, record_testsuite_property: Callable[[str, object], None]
 ) -> None:
     config = whole.config.model_copy(update={"output": str(tmp_path), "loaders_per_worker": 0})
     with _watched(config, signal.SIGKILL) as seen:
@@ -322,58 +302,114 @@ def test_a_killed_worker_is_replaced_and_the_run_ends_bit_for_bit_as_the_undistu
 
 _DRIVER = """
 import sys
+import ray
+from cibhash.errors import CIBHashError
 from cluster.config import RayConfig, TrainConfig
 from cluster.runtime import ray_session
-from cluster.training.trainer import train
+from cluster.training import trainer
+crowded, config = (TrainConfig.model_validate_json(text) for text in sys.argv[1:])
 with ray_session(RayConfig(num_cpus=4)):
-    import ray
     print(ray._private.worker._global_node.get_session_dir_path(), flush=True)
-    train(TrainConfig.model_validate_json(sys.argv[1]))
+    trainer._WAITING_S = 1.0
+    try:
+        trainer.train(crowded)
+    except CIBHashError as error:
+        print(type(error).__name__, error.exit_code, error, flush=True)
+    trainer.train(config)
 """
 
 
-@pytest.mark.ray
-def test_a_killed_run_continues_from_its_last_intact_checkpoint_and_has_one_live_writer(
-    whole: _Whole, tmp_path: Path, record_testsuite_property: Callable[[str, object], None]
-) -> None:
-    """The driver is killed after two checkpoints, and the second one is damaged."""
-    config = whole.config.model_copy(update={"output": str(tmp_path), "loaders_per_worker": 0})
+@dataclass(frozen=True)
+class _Killed:
+    """What was seen of a driver before and when it was killed."""
+
+    pid: int
+    config: TrainConfig
+    waited: str
+    """The end of a run that had no room."""
+    log: str
+    refusal: ConfigError
+    """Of a second run on the same output, while the first one was alive."""
+
+
+@pytest.fixture(scope="module")
+def killed(whole: FinishedRun, tmp_path_factory: pytest.TempPathFactory) -> _Killed:
+    """A driver with a Ray of its own, killed after two checkpoints; before, it waits in vain for room for 5 workers."""
+    folder = tmp_path_factory.mktemp("killed")
+    crowded = whole.config.model_copy(
+        update={
+            "output": str(folder / "crowded"),
+            "num_workers": 5,
+            "num_streams": 5,
+            "batch_size": 20,
+            "start_timeout_s": 2.0,
+            "ray": RayConfig(address="a-cluster:6379"),
+        }
+    )
+    config = whole.config.model_copy(update={"output": str(folder / "out"), "loaders_per_worker": 0})
     store = checkpoint_store(config)
     # Rank 0 pauses after every checkpoint, so that the run is alive while it is looked at and killed.
     environment = os.environ | {"CIBHASH_FAULT": "checkpoint.after_index:sleep=7", "CIBHASH_ALLOW_FAULTS": "1"}
-    driver = subprocess.Popen(
-        [sys.executable, "-c", _DRIVER, config.model_dump_json()],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        env=environment,
-    )
+    with open(folder / "log", "wb") as log:
+        driver = subprocess.Popen(
+            [sys.executable, "-c", _DRIVER, crowded.model_dump_json(), config.model_dump_json()],
+            stdout=subprocess.PIPE,
+            stderr=log,
+            env=environment,
+        )
     assert driver.stdout is not None
     session = driver.stdout.readline().decode().strip()
     try:
+        waited = driver.stdout.readline().decode().strip()
         _wait_for_checkpoints(driver, lambda: len(store.history()) == 1)
-        with pytest.raises(ConfigError, match=f"{tmp_path}.*pid {driver.pid} on {socket.gethostname()}") as caught:
+        with pytest.raises(ConfigError) as caught:
             train(config)
-        assert caught.value.exit_code == 2
         _wait_for_checkpoints(driver, lambda: len(store.history()) == 2)
     finally:
         driver.kill()
         driver.wait()
         _end_ray(session)
-    assert not (tmp_path / "encoder.json").exists()
-    first, second = store.entries()
-    damaged = tmp_path / "checkpoints" / second.name / "optimizer.pt"
+    return _Killed(driver.pid, config, waited, (folder / "log").read_text(), caught.value)
+
+
+@pytest.mark.ray
+def test_a_cluster_that_does_not_grow_is_waited_for_and_named(killed: _Killed) -> None:
+    """As after the loss of a node: a cluster with an address may grow, so what is missing is waited for."""
+    assert killed.waited == (
+        "ConfigError 2 num_workers 5 with 1 CPU each: the cluster had no room for them within 2 s (--start-timeout-s)"
+    )
+    assert "num_workers 5 needs 5 CPUs, the Ray cluster has 4 now: waiting for it to grow" in killed.log
+    assert "train: waiting for num_workers 5 with 1 CPU each" in killed.log
+
+
+@pytest.mark.ray
+def test_a_second_live_run_on_an_output_is_refused(killed: _Killed) -> None:
+    assert killed.refusal.exit_code == 2
+    assert killed.config.output in str(killed.refusal)
+    assert f"pid {killed.pid} on {socket.gethostname()}" in str(killed.refusal)
+
+
+@pytest.mark.ray
+def test_a_killed_run_continues_from_its_last_intact_checkpoint(
+    whole: FinishedRun, killed: _Killed, record_testsuite_property: Callable[[str, object], None]
+) -> None:
+    """The second of its two checkpoints is damaged; the dead driver's lease is no obstacle."""
+    output = Path(killed.config.output)
+    assert not (output / "encoder.json").exists()
+    first, second = checkpoint_store(killed.config).entries()
+    damaged = output / "checkpoints" / second.name / "optimizer.pt"
     content = bytearray(damaged.read_bytes())
     content[len(content) // 2] ^= 4
     damaged.write_bytes(content)
 
-    before = set((tmp_path / "tensorboard").glob("*"))
-    result = train(config)
+    before = set((output / "tensorboard").glob("*"))
+    result = train(killed.config)
     assert replace(result, encoder_uri="") == replace(whole.result, encoder_uri="")
-    (path,) = set((tmp_path / "tensorboard").iterdir()) - before
+    (path,) = set((output / "tensorboard").iterdir()) - before
     done = sorted({point.step for point in points(path) if point.name == "step/loss"})
     assert done == list(range(first.steps_done + 1, _EPOCHS * _STEPS + 1)), "from the intact one, not from scratch"
     record_testsuite_property(
-        "T3 steps repeated with the last checkpoint damaged", second.steps_done - first.steps_done
+        "T3 steps repeated, the last checkpoint being damaged", second.steps_done - first.steps_done
     )
 
 
@@ -399,7 +435,7 @@ def _end_ray(session: str) -> None:
 @pytest.mark.ray
 @pytest.mark.timeout(300)
 def test_a_worker_that_hangs_ends_the_run_by_name(
-    whole: _Whole, tmp_path: Path, record_testsuite_property: Callable[[str, object], None]
+    whole: FinishedRun, tmp_path: Path, record_testsuite_property: Callable[[str, object], None]
 ) -> None:
     settings = {"output": str(tmp_path), "loaders_per_worker": 0, "max_failures": 0, "collective_timeout_s": 4.0}
     config = whole.config.model_copy(update=settings)
@@ -420,7 +456,7 @@ def test_a_worker_that_hangs_ends_the_run_by_name(
 
 
 @pytest.mark.ray
-def test_a_loss_that_is_not_finite_ends_the_run_at_once(ray_local: None, tmp_path: Path) -> None:
+def test_a_loss_that_is_not_finite_ends_the_run_at_once(quick_ray: None, tmp_path: Path) -> None:
     dataset = shape_dataset(tmp_path / "data", (40,))
     config = _config(dataset, tmp_path / "out", temperature=1e-40, max_failures=2)
     with _watched(config) as seen, pytest.raises(TrainingDiverged) as caught:
@@ -434,7 +470,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_at_once(ray_local: None, tmp_pat
 
 
 @pytest.mark.ray
-def test_a_bad_image_on_one_of_two_ranks_is_named_and_not_tried_again(ray_local: None, tmp_path: Path) -> None:
+def test_a_bad_image_on_one_of_two_ranks_is_named_and_not_tried_again(quick_ray: None, tmp_path: Path) -> None:
     bad = SourceImage("broken/one", "jpg", b"<html>", ())
     dataset = make_dataset(tmp_path / "data", [[*shape_sources(31), bad]])
     config = _config(dataset, tmp_path / "out", max_failures=2)
@@ -448,41 +484,27 @@ def test_a_bad_image_on_one_of_two_ranks_is_named_and_not_tried_again(ray_local:
 
 
 @pytest.mark.ray
-def test_the_neighbor_recipe_trains_what_one_process_would(ray_local: None, tmp_path: Path) -> None:
-    """A frozen timm backbone with cached views, rotation and neighbors; two workers against one process."""
-    dataset = shape_dataset(tmp_path / "data", _COUNTS)
-    config = _config(
-        dataset,
-        tmp_path / "out",
-        backbone={"name": "test_resnet", "weights": "none", "image_size": 32},
-        num_cached_views=3,
-        rotation=8,
-        neighbors=3,
-        view_cache=str(tmp_path / "views"),
-        weight_average=0.9,
-        epochs=4,
-        seed=4,
-    )
-    result = train(config)
-    manifest = open_dataset(dataset)
-    held_out = held_out_slice(config, manifest)
+def test_the_neighbor_recipe_trains_what_one_process_would(neighbor_run: FinishedRun) -> None:
+    """Two workers against one process, then the encoder."""
+    config, result = neighbor_run.config, neighbor_run.result
+    manifest = open_dataset(config.dataset)
     assert (result.held_out, result.steps) == (_HELD_OUT, 4 * _STEPS)
     blank = untrained_encoder(config, manifest)
     fill_rotation(config, manifest, blank)
-    _assert_as_one_process(config, cached_source(config, manifest, blank, held_out))
-    encoder = load_encoder(tmp_path / "out")
+    _assert_as_one_process(config, cached_source(config, manifest, blank, held_out_slice(config, manifest)))
+    encoder = load_encoder(Path(config.output))
     assert (encoder.digest, encoder.spec.rotation) == (result.encoder_digest, 8)
     assert encoder.spec.objective["neighbors"] == 3
     torch.testing.assert_close(encoder.fixed_head.state_dict(), blank.fixed_head.state_dict(), rtol=0, atol=0)
     torch.testing.assert_close(encoder.state_dict(), _best(config).state_dict(), rtol=0, atol=0)
-    codes = _codes(encoder, dataset)
+    codes = _codes(encoder, config.dataset)
     assert codes.shape == (sum(_COUNTS), 2)
     assert len(np.unique(codes, axis=0)) > 10
     assert train(config) == result
 
 
 @pytest.mark.ray
-def test_a_corrupt_or_missing_shard_is_named_before_training(ray_local: None, tmp_path: Path) -> None:
+def test_a_corrupt_or_missing_shard_is_named_before_training(quick_ray: None, tmp_path: Path) -> None:
     dataset = shape_dataset(tmp_path / "data", (9, 1, 16))
     path = tmp_path / "data/shard-000002.tar"
     content = path.read_bytes()
@@ -500,45 +522,13 @@ def test_a_corrupt_or_missing_shard_is_named_before_training(ray_local: None, tm
 
 
 @pytest.mark.ray
-def test_more_workers_than_a_private_ray_can_hold_are_refused(ray_local: None, tmp_path: Path) -> None:
+def test_more_workers_than_a_private_ray_can_hold_are_refused(quick_ray: None, tmp_path: Path) -> None:
     config = _config(
         shape_dataset(tmp_path / "data", (40,)), tmp_path / "out", num_workers=17, batch_size=34, num_streams=17
     )
     with pytest.raises(ConfigError, match="num_workers 17 needs 17 CPUs, the Ray cluster has 16") as caught:
         train(config)
     assert caught.value.exit_code == 2
-
-
-_WAITING = """
-import sys
-from cluster.config import RayConfig, TrainConfig
-from cluster.runtime import ray_session
-from cluster.training import trainer
-from cibhash.errors import CIBHashError
-trainer._WAITING_S = 1.0
-with ray_session(RayConfig(num_cpus=1)):
-    try:
-        trainer.train(TrainConfig.model_validate_json(sys.argv[1]))
-    except CIBHashError as error:
-        print(type(error).__name__, error.exit_code, error, flush=True)
-"""
-
-
-@pytest.mark.ray
-def test_a_cluster_that_does_not_grow_is_waited_for_and_named(tmp_path: Path) -> None:
-    """As after the loss of a node: a cluster with an address may grow, so what is missing is waited for."""
-    settings = {"ray": RayConfig(address="cluster:6379"), "start_timeout_s": 3.0}
-    config = _config(shape_dataset(tmp_path / "data", (40,)), tmp_path / "out", **settings)
-    found = subprocess.run(
-        [sys.executable, "-c", _WAITING, config.model_dump_json()], capture_output=True, text=True, check=True
-    )
-    assert found.stdout.splitlines()[-1] == (
-        "ConfigError 2 num_workers 2 with 1 CPU each: the cluster had no room for them within 3 s (--start-timeout-s)"
-    )
-    assert "num_workers 2 needs 2 CPUs, the Ray cluster has 1 now: waiting for it to grow" in found.stderr
-    assert "train: waiting for num_workers 2 with 1 CPU each" in found.stderr
-    released = json.loads((tmp_path / "out/training.lease").read_bytes())["released"]
-    assert released
 
 
 def test_what_cannot_work_is_refused_before_ray_starts(tmp_path: Path) -> None:
