@@ -35,7 +35,7 @@ from cluster.training.fresh_views import FreshViews
 from cluster.training.metrics_log import Row, read_rows
 from cluster.training.preparation import cached_source, fill_rotation, held_out_slice
 from cluster.training.run import Surroundings, checkpointed_part, train_run
-from cluster.training.trainer import TrainResult, train
+from cluster.training.trainer import train
 from cluster.training.view_batches import CachedViews, Share
 from tests.cluster.training.conftest import FinishedRun
 from tests.datasets import make_dataset, shape_dataset, shape_sources
