@@ -203,7 +203,10 @@ class _Run:
         device = self.around.device
         for step, batch in enumerate(batches, start=so_far.steps):
             key = [self.config.seed, so_far.epoch, step, self.share.rank]
-            torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1)[0]))
+            drawn = int(np.random.SeedSequence(key).generate_state(1)[0])
+            torch.default_generator.manual_seed(drawn)
+            if device.type == "cuda":
+                torch.cuda.manual_seed(drawn)
             yield ViewBatch(batch.view_a.to(device), batch.view_b.to(device), batch.ids)
 
     def _after_step(self, step: StepStats, epoch: EpochStats) -> None:
