@@ -93,6 +93,7 @@ RUNS = (
     Run("paper + rotation 256", settings={"rotation": 256}),
     Run("paper + averaged weights", settings={"weight_average": 0.998}),
     Run("neighbour without averaged weights, cached V=8", settings={"rotation": 256, "neighbors": 10, "epochs": 40}),
+    Run("neighbour + Bernoulli codes, cached V=8", settings={**NEIGHBOUR, "epochs": 40, "code_sampling": "bernoulli"}),
     Run("neighbour, cached V=8", settings={**NEIGHBOUR, "epochs": 40}),
     Run("neighbour, cached V=16", views=16, settings={**NEIGHBOUR, "epochs": 40}),
     *(
