@@ -1,6 +1,7 @@
 """What workers tell the driver while they train: rows of statistics, signs of life, and failures that no retry cures.
 
-Knows nothing of training. The board is an actor without resources; if it is lost, training goes on unseen.
+Knows nothing of training. The board is an actor without resources on the driver's node, for the loss of another one
+must not take it along; if it is lost all the same, training goes on unseen.
 """
 
 import contextlib
@@ -12,6 +13,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple, TypeVar
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster.telemetry import log, progress
 from cluster.training.metrics_log import MetricsLog, Row
@@ -88,7 +90,8 @@ def answer(reference: Any, otherwise: T) -> T:
 @contextlib.contextmanager
 def shown_board(metrics: MetricsLog, epochs: int) -> Iterator[Any]:
     """A board whose rows are shown as progress and written to the metrics while the block runs."""
-    board = RunBoard.remote()  # type: ignore[attr-defined]
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    board = RunBoard.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]
     stop = threading.Event()
     thread = threading.Thread(target=_show, args=(board, metrics, epochs, stop), daemon=True)
     thread.start()

@@ -26,6 +26,7 @@ from cluster.config import SweepConfig, TrainConfig
 from cluster.datasets import open_dataset
 from cluster.encoders import encoder_info, publish_encoder
 from cluster.failures import described, raise_failure
+from cluster.interruptible import interruptible
 from cluster.runtime import ray_session, require_resources
 from cluster.telemetry import log, progress, show
 from cluster.training.assembly import assemble, checkpoint_store
@@ -144,7 +145,7 @@ def _run_trials(base: TrainConfig, settings: Sequence[Setting], concurrent: int)
             ),
         )
         with contextlib.redirect_stdout(io.StringIO()):  # where Tune announces itself
-            results = tuner.fit()
+            results = interruptible(tuner.fit)
     if results.errors:
         raise results.errors[0]
 

@@ -11,7 +11,7 @@ from cluster.demo import run_demo
 from cluster.index.versions import open_index
 
 pytestmark = pytest.mark.ray
-EPOCHS = 15
+EPOCHS = 22
 
 
 def test_demo_beats_both_baselines_and_may_be_run_again(ray_local: None, tmp_path: Path) -> None:
