@@ -85,7 +85,7 @@ class _Holder(threading.Thread):
                 continue
             if not is_own:
                 log("another run has taken over this output: this one ends", lease=self.uri)
-                os.kill(os.getpid(), signal.SIGINT)
+                os.kill(os.getpid(), _ending_signal())
                 return
 
     def _renew(self) -> bool:
@@ -104,6 +104,11 @@ class _Holder(threading.Thread):
             return True
         self.lease, self.content = following, following.to_bytes()
         return True
+
+
+def _ending_signal() -> signal.Signals:
+    """An interrupt, which leaves time to clean up, unless this process was started to ignore it, as by `nohup`."""
+    return signal.SIGTERM if signal.getsignal(signal.SIGINT) is signal.SIG_IGN else signal.SIGINT
 
 
 def _wait_until_dead(uri: str, beat_s: float) -> bytes | None:

@@ -15,7 +15,7 @@ def test_answers_and_errors_come_through() -> None:
         interruptible(lambda: 1 // 0)
 
 
-def test_an_interrupt_is_not_swallowed() -> None:
+def test_an_interrupt_is_not_swallowed(interrupts: None) -> None:
     release = threading.Event()
 
     def greedy() -> None:

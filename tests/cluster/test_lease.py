@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -170,7 +171,7 @@ def test_one_of_many_wins(uri: str, dead: bool) -> None:
     assert all(uri in message and "another run" in message for message in refused)
 
 
-def test_a_lease_that_is_lost_interrupts_its_process_and_is_not_let_go(tmp_path: Path) -> None:
+def test_a_lease_that_is_lost_interrupts_its_process_and_is_not_let_go(interrupts: None, tmp_path: Path) -> None:
     uri = str(tmp_path / "lease")
     other = b'{"owner": "other", "host": "elsewhere", "pid": 1, "started": "1"}'
 
@@ -184,6 +185,21 @@ def test_a_lease_that_is_lost_interrupts_its_process_and_is_not_let_go(tmp_path:
         with pytest.raises(KeyboardInterrupt):
             robbed(taken)
         assert storage.read_bytes(uri) == taken
+
+
+def test_a_process_that_ignores_interrupts_is_terminated_when_its_lease_is_lost(tmp_path: Path) -> None:
+    uri = str(tmp_path / "lease")
+    script = (
+        "import signal, sys, time\n"
+        "from cluster import storage\n"
+        "from cluster.lease import hold_lease\n"
+        "signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+        "with hold_lease(sys.argv[1], beat_s=0.05):\n"
+        "    storage.write_bytes(sys.argv[1], b'no lease')\n"
+        "    time.sleep(60)\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", script, uri], stderr=subprocess.DEVNULL, check=False)
+    assert ended.returncode == -signal.SIGTERM
 
 
 def test_a_renewal_whose_answer_was_lost_and_a_missing_file_end_nothing(tmp_path: Path) -> None:
