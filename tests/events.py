@@ -1,6 +1,7 @@
 """Reads TensorBoard event files, every record checked, without TensorBoard."""
 
 import struct
+from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -49,3 +50,15 @@ def points(path: Path) -> list[Point]:
 def _masked(data: bytes) -> bytes:
     checksum = crc32c(data)
     return struct.pack("<I", ((checksum >> 15 | checksum << 17) + 0xA282EAD8) & 0xFFFFFFFF)
+
+
+def steps_done_twice(path: Path, num_steps: int) -> list[int]:
+    """The steps that a run repeated after an interruption: in one piece, and with the same loss both times."""
+    losses = [point for point in points(path) if point.name == "step/loss"]
+    count = Counter(point.step for point in losses)
+    assert sorted(count) == list(range(1, num_steps + 1))
+    assert max(count.values()) <= 2
+    assert len(set(losses)) == len(count)
+    again = sorted(step for step, number in count.items() if number == 2)
+    assert not again or again == list(range(again[0], again[-1] + 1))
+    return again
