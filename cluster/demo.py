@@ -10,15 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from cluster import storage
-from cluster.config import (
-    DemoConfig,
-    EncodeConfig,
-    EvaluateConfig,
-    IndexConfig,
-    PackConfig,
-    ServeConfig,
-    TrainConfig,
-)
+from cluster.config import DemoConfig, EncodeConfig, EvaluateConfig, IndexConfig, PackConfig, ServeConfig
 from cluster.encoding.encode import encode
 from cluster.evaluation.evaluate import evaluate
 from cluster.evaluation.result_tables import format_table
@@ -28,6 +20,7 @@ from cluster.runtime import ray_session
 from cluster.service.app import check_endpoint, serve
 from cluster.telemetry import log, show
 from cluster.training.trainer import train
+from cluster.training_config import TrainConfig
 
 INDEX_SHARDS = 3
 

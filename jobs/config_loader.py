@@ -25,7 +25,8 @@ from tyro.constructors import (
 )
 
 from cibhash.errors import ConfigError
-from cluster.config import JobConfig, Section, TrainConfig
+from cluster.config import JobConfig, Section
+from cluster.training_config import TrainConfig
 from jobs.recipe_file import (
     RECIPE_SUFFIXES,
     Layer,

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from cluster.config import DemoConfig, TrainConfig
+from cluster.config import DemoConfig
+from cluster.training_config import TrainConfig
 from jobs.recipe_file import merged, read_recipe
 from jobs.runner import run_job
 

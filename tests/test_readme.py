@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 
-import cluster.config
+from cluster import config, training_config
 from jobs.cli import COMMANDS
 from jobs.config_loader import load_config
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-CONFIGS = {command: getattr(cluster.config, f"{command.capitalize()}Config") for command in COMMANDS}
+MODELS = vars(config) | vars(training_config)
+CONFIGS = {command: MODELS[f"{command.capitalize()}Config"] for command in COMMANDS}
 
 
 def written_commands() -> list[str]:
@@ -46,8 +47,8 @@ def test_every_stage_is_shown() -> None:
 def test_command_parses(name: str, arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     arguments = [word for word in arguments if word != "&"]
-    config = load_config(CONFIGS[name], arguments, f"cibhash {name}")
-    assert config.dry_run is ("--dry-run" in arguments)
+    found = load_config(CONFIGS[name], arguments, f"cibhash {name}")
+    assert found.dry_run is ("--dry-run" in arguments)
     assert callable(import_module(f"jobs.{name}").main)
 
 

@@ -10,7 +10,6 @@ import torch
 
 from cibhash.encoder import EncoderSpec, HashEncoder, new_encoder
 from cluster import storage
-from cluster.config import TrainConfig
 from cluster.datasets import open_dataset
 from cluster.encoders import local_weights
 from cluster.manifests import DatasetManifest
@@ -26,6 +25,7 @@ from cluster.training.preparation import (
 )
 from cluster.training.run import ViewSource
 from cluster.training.view_batches import Share
+from cluster.training_config import TrainConfig
 
 CHECKPOINTS = "checkpoints"
 _RECORDED = {

@@ -21,7 +21,6 @@ from cibhash.rotation import fit_rotation
 from cibhash.sampling import held_out_positions
 from cibhash.types import Ids, Labels, Sample
 from cluster import storage
-from cluster.config import TrainConfig
 from cluster.datasets import open_dataset, shard_samples
 from cluster.manifests import DatasetManifest
 from cluster.telemetry import log
@@ -30,6 +29,7 @@ from cluster.training.neighbor_graph import FeatureBlock, build_graph, load_grap
 from cluster.training.view_batches import CachedViews
 from cluster.training.view_cache import ViewCache, cache_views, view_cache
 from cluster.training.view_making import PLAIN, decoded, make_views
+from cluster.training_config import TrainConfig
 
 _SMALLEST_SLICE = 20
 _ROTATION_VIEWS = 2

@@ -22,11 +22,11 @@ from cibhash.loop import EpochStats, NotFiniteLoss, Objective, StepStats, train_
 from cibhash.selection import CheckpointScores
 from cibhash.types import Ids, ViewBatch
 from cibhash.weight_average import follow, swapped_in, take_average, with_average
-from cluster.config import TrainConfig
 from cluster.training.checkpoints import CheckpointStore
 from cluster.training.metrics_log import Row
 from cluster.training.monitor import Look, Monitor
 from cluster.training.view_batches import Share
+from cluster.training_config import TrainConfig
 
 _FROM_RANK_0 = 0
 

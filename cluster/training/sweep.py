@@ -22,7 +22,6 @@ from cibhash.encoder import ENCODER_FILE
 from cibhash.errors import CIBHashError, ConfigError, NotFound
 from cibhash.weight_average import take_average
 from cluster import storage
-from cluster.config import SweepConfig, TrainConfig
 from cluster.datasets import open_dataset
 from cluster.encoders import encoder_info, publish_encoder
 from cluster.failures import described, raise_failure
@@ -36,6 +35,7 @@ from cluster.training.preparation import prepare
 from cluster.training.run import Surroundings, checkpointed_part, train_run
 from cluster.training.selected import choice
 from cluster.training.sweep_report import Setting, Trial, markdown, picture, terminal_table
+from cluster.training_config import SweepConfig, TrainConfig
 
 _RECORD, _TABLE, _PICTURE = "trial.json", "sweep.md", "sweep.svg"
 _SCORES = ("sep10", "nt_xent", "oracle", "bit_entropy", "seconds")

@@ -26,7 +26,6 @@ from cibhash.sampling import steps_per_epoch
 from cibhash.types import TarShard
 from cibhash.weight_average import take_average
 from cluster import storage
-from cluster.config import TrainConfig
 from cluster.datasets import open_dataset, verify_shard
 from cluster.encoders import encoder_info, publish_encoder
 from cluster.failures import raise_failure
@@ -44,6 +43,7 @@ from cluster.training.run import checkpointed_part
 from cluster.training.run_board import Sign, answer, shown_board
 from cluster.training.selected import Choice, choice, choices
 from cluster.training.worker import train_worker
+from cluster.training_config import TrainConfig
 
 _SETTINGS, _LEASE = "training.json", "training.lease"
 _POLL_S, _WAITING_S = 0.5, 30.0

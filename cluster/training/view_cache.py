@@ -27,13 +27,13 @@ from cibhash.frozen_features import FeatureExtractor, Precision, feature_extract
 from cibhash.specs import BackboneSpec, ViewSpec
 from cibhash.types import TarShard
 from cluster import storage
-from cluster.config import TrainConfig
 from cluster.datasets import shard_samples
 from cluster.encoders import local_weights
 from cluster.failures import described, raise_failure
 from cluster.manifests import DatasetManifest
 from cluster.telemetry import log, progress
 from cluster.training.view_making import PLAIN, decoded, make_views
+from cluster.training_config import TrainConfig
 
 _FORMAT = "views-1"
 """Changes with how views are drawn and applied, so that no cache of other views is taken for theirs."""

@@ -14,7 +14,6 @@ import torch
 
 from cibhash.errors import ConfigError, DataError, TrainingDiverged
 from cibhash.loop import NotFiniteLoss
-from cluster.config import TrainConfig
 from cluster.failures import described
 from cluster.training.assembly import assemble, checkpoint_store
 from cluster.training.preparation import (
@@ -22,6 +21,7 @@ from cluster.training.preparation import (
 )
 from cluster.training.run import Surroundings, train_run
 from cluster.training.run_board import Pulse, answer
+from cluster.training_config import TrainConfig
 
 
 def train_worker(arguments: dict[str, Any]) -> None:

@@ -37,12 +37,12 @@ from cibhash.rotation import FixedRotation, fit_rotation
 from cibhash.sampling import cached_order
 from cibhash.specs import BackboneSpec, ViewSpec
 from cibhash.types import ViewBatch
-from cluster.config import TrainConfig
 from cluster.training.exact_neighbors import centered, nearest, unit_length
 from cluster.training.monitor import HeldOut, Monitor
 from cluster.training.run import Surroundings, train_run
 from cluster.training.view_batches import CachedViews, Share
 from cluster.training.view_making import PLAIN, make_views
+from cluster.training_config import TrainConfig
 
 SHARDS = {"query": range(2), "database": range(10)}
 PER_SHARD, SIZE, K, LENGTHS = 5000, 96, 1000, (16, 32, 64, 128)

@@ -120,8 +120,8 @@ def _encoder(options: argparse.Namespace) -> HashEncoder:
 
 def _by_run(source: CachedViews, share: Share, epochs: int, options: argparse.Namespace) -> list[float]:
     """Trains as a Ray worker does; returns the mean loss of every epoch."""
-    from cluster.config import TrainConfig
     from cluster.training.run import Surroundings, train_run
+    from cluster.training_config import TrainConfig
 
     rows: list[measuring.Row] = []
     config = TrainConfig(

@@ -17,7 +17,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from cibhash.specs import CONVNET_SMALL, BackboneSpec
-from cluster.config import MonitorConfig, RayConfig, TrainConfig
+from cluster.config import RayConfig
 from cluster.datasets import open_dataset
 from cluster.runtime import ray_session
 from cluster.training.assembly import assemble, checkpoint_store
@@ -25,6 +25,7 @@ from cluster.training.metrics_log import read_rows
 from cluster.training.preparation import prepare
 from cluster.training.run import Surroundings, train_run
 from cluster.training.trainer import train
+from cluster.training_config import MonitorConfig, TrainConfig
 from tests.benchmarks import measuring
 from tests.datasets import shape_dataset
 

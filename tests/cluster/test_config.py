@@ -7,6 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from cluster import config as configs
+from cluster import training_config
 from cluster.config import (
     DemoConfig,
     EncodeConfig,
@@ -17,9 +18,8 @@ from cluster.config import (
     RetrieveConfig,
     SearchConfig,
     ServeConfig,
-    SweepConfig,
-    TrainConfig,
 )
+from cluster.training_config import SweepConfig, TrainConfig
 
 _NEEDED: dict[type[JobConfig], dict[str, Any]] = {
     PackConfig: {"source": "a", "output": "b"},
@@ -201,6 +201,8 @@ def test_no_config_reads_the_environment(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_all_job_configs_are_tested_here() -> None:
     found = {
-        c for c in vars(configs).values() if isinstance(c, type) and issubclass(c, JobConfig) and c is not JobConfig
+        c
+        for c in (vars(configs) | vars(training_config)).values()
+        if isinstance(c, type) and issubclass(c, JobConfig) and c is not JobConfig
     }
     assert found == set(_NEEDED)

@@ -6,9 +6,10 @@ import pytest
 import yaml
 
 import jobs
-from cluster.config import DemoConfig, TrainConfig
+from cluster.config import DemoConfig
 from cluster.demo import run_demo
 from cluster.index.versions import open_index
+from cluster.training_config import TrainConfig
 
 pytestmark = pytest.mark.ray
 EPOCHS = 22

@@ -18,8 +18,8 @@ from cluster.config import (
     RetrieveConfig,
     SearchConfig,
     ServeConfig,
-    TrainConfig,
 )
+from cluster.training_config import TrainConfig
 from jobs.config_loader import load_config
 
 NEEDED = ["--dataset", "d", "--output", "o"]

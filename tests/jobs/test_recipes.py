@@ -12,7 +12,7 @@ import yaml
 
 from cibhash.backbones import build_backbone, mark_trained, resolve
 from cibhash.errors import ConfigError
-from cluster.config import TrainConfig
+from cluster.training_config import TrainConfig
 from jobs.config_loader import load_config
 from jobs.recipe_file import merged, packaged_names, read_recipe
 

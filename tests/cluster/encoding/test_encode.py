@@ -404,7 +404,8 @@ def test_shards_and_outputs_on_s3(tmp_path: Path, s3_bucket: str) -> None:
 
 _S3_JOBS = """
 import sys
-from cluster.config import EncodeConfig, TrainConfig
+from cluster.config import EncodeConfig
+from cluster.training_config import TrainConfig
 from cluster.encoding.encode import encode
 from cluster.runtime import ray_session
 from cluster.training.trainer import train

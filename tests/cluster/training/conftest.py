@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import pytest
 from ray.train.v2._internal.constants import ENV_VARS_TO_PROPAGATE
 
-from cluster.config import TrainConfig
 from cluster.training.trainer import TrainResult, train
+from cluster.training_config import TrainConfig
 from tests.datasets import shape_dataset
 
 

@@ -17,8 +17,8 @@ from typing import Any
 
 import pytest
 
-from cluster.config import TrainConfig
 from cluster.training.metrics_log import read_rows
+from cluster.training_config import TrainConfig
 from tests.datasets import shape_dataset
 from tests.events import steps_done_twice
 
@@ -28,7 +28,7 @@ import dataclasses, json, sys, threading, time
 from pathlib import Path
 import ray
 from ray.cluster_utils import Cluster
-from cluster.config import TrainConfig
+from cluster.training_config import TrainConfig
 from cluster.training.assembly import checkpoint_store
 from cluster.training.trainer import train
 

@@ -14,7 +14,6 @@ from cibhash.fast_views import fast_view
 from cibhash.images import decode_image
 from cibhash.view_draws import view_generator
 from cibhash.views import eval_view
-from cluster.config import TrainConfig
 from cluster.datasets import open_dataset, shard_samples
 from cluster.training.preparation import (
     cached_source,
@@ -26,6 +25,7 @@ from cluster.training.preparation import (
 )
 from cluster.training.view_cache import view_cache
 from cluster.training.view_making import PLAIN
+from cluster.training_config import TrainConfig
 from tests.cluster.training.conftest import FinishedRun
 from tests.datasets import make_dataset, plain_sources, shape_dataset, shape_sources
 

@@ -19,7 +19,6 @@ from cibhash.loop import NotFiniteLoss
 from cibhash.objective import cibhash_loss
 from cibhash.selection import CheckpointScores
 from cibhash.types import Ids, ViewBatch
-from cluster.config import TrainConfig
 from cluster.datasets import open_dataset
 from cluster.training.checkpoints import CheckpointStore
 from cluster.training.fresh_views import FreshViews
@@ -27,6 +26,7 @@ from cluster.training.metrics_log import MetricsLog, Row, read_rows
 from cluster.training.monitor import HeldOut, Look, Monitor
 from cluster.training.run import Surroundings, ViewSource, train_run, trained_part
 from cluster.training.view_batches import CachedViews, Share
+from cluster.training_config import TrainConfig
 from tests.datasets import make_dataset, plain_image, png, shape_dataset, shape_sources
 from tests.gloo import run_gloo
 

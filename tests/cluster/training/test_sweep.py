@@ -8,8 +8,8 @@ import pytest
 
 from cibhash.encoder import load_encoder
 from cibhash.errors import ConfigError
-from cluster.config import SweepConfig
 from cluster.training.sweep import grid_settings, sweep
+from cluster.training_config import SweepConfig
 from tests.datasets import shape_dataset
 
 

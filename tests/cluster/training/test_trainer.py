@@ -26,7 +26,7 @@ from cibhash.images import decode_image
 from cibhash.shards import SourceImage
 from cibhash.views import eval_view
 from cibhash.weight_average import take_average
-from cluster.config import RayConfig, TrainConfig
+from cluster.config import RayConfig
 from cluster.datasets import open_dataset, shard_samples
 from cluster.runtime import root_cause
 from cluster.training.assembly import checkpoint_store, untrained_encoder
@@ -36,6 +36,7 @@ from cluster.training.preparation import cached_source, fill_rotation, held_out_
 from cluster.training.run import Surroundings, checkpointed_part, train_run
 from cluster.training.trainer import train
 from cluster.training.view_batches import CachedViews, Share
+from cluster.training_config import TrainConfig
 from tests.cluster.training.conftest import FinishedRun
 from tests.datasets import make_dataset, shape_dataset, shape_sources
 from tests.events import events, points, steps_done_twice
@@ -297,7 +298,8 @@ _DRIVER = """
 import sys
 import ray
 from cibhash.errors import CIBHashError
-from cluster.config import RayConfig, TrainConfig
+from cluster.config import RayConfig
+from cluster.training_config import TrainConfig
 from cluster.runtime import ray_session
 from cluster.training import trainer
 crowded, config = (TrainConfig.model_validate_json(text) for text in sys.argv[1:])

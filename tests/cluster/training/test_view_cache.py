@@ -16,10 +16,10 @@ from cibhash.shards import SourceImage
 from cibhash.specs import BackboneSpec
 from cibhash.view_draws import view_generator
 from cibhash.views import eval_view
-from cluster.config import TrainConfig
 from cluster.datasets import open_dataset, shard_samples
 from cluster.training.view_cache import cache_views, view_cache
 from cluster.training.view_making import PLAIN
+from cluster.training_config import TrainConfig
 from tests.datasets import make_dataset, shape_dataset, shape_sources
 
 
