@@ -6,7 +6,6 @@ Knows nothing of batches, tensors on devices and normalization. A view is uint8 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
-from torchvision.transforms.v2 import functional
 
 from cibhash.specs import ViewSpec
 from cibhash.view_draws import draw_view
@@ -31,6 +30,8 @@ def random_view(image: Image.Image, spec: ViewSpec, size: int, generator: np.ran
     Returns:
         uint8 (3, size, size).
     """
+    from torchvision.transforms.v2 import functional  # seconds to import, and only this engine needs it
+
     draw = draw_view(image.width, image.height, spec, generator)
     if draw.angle:
         image = image.rotate(draw.angle, Image.Resampling.BILINEAR)
@@ -38,20 +39,12 @@ def random_view(image: Image.Image, spec: ViewSpec, size: int, generator: np.ran
     if draw.flip:
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     for name, amount in draw.color:
-        image = _ADJUST[name](image, amount)
+        image = getattr(functional, f"adjust_{name}")(image, amount)
     if draw.grayscale:
         image = functional.rgb_to_grayscale(image, num_output_channels=3)
     if draw.blur_sigma:
         image = functional.gaussian_blur(image, [3, 3], [draw.blur_sigma, draw.blur_sigma])
     return _pixels(image)
-
-
-_ADJUST = {
-    "brightness": functional.adjust_brightness,
-    "contrast": functional.adjust_contrast,
-    "saturation": functional.adjust_saturation,
-    "hue": functional.adjust_hue,
-}
 
 
 def _pixels(image: Image.Image) -> Pixels:
