@@ -15,6 +15,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+_PRELOADED = ["torch._dynamo", "cibhash.loop"]
+"""What takes seconds to import, once for all processes of a test session instead of once for each; starts no thread."""
+
 
 def run_gloo(world_size: int, function: Callable[..., Any], *args: Any, timeout_s: float = 240.0) -> list[Any]:
     """Calls `function(*args)` on every rank of a fresh group.
@@ -32,7 +35,8 @@ def run_gloo(world_size: int, function: Callable[..., Any], *args: Any, timeout_
         RuntimeError: a rank raised (with its traceback) or died without an answer.
         TimeoutError: a rank did not answer in time.
     """
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(_PRELOADED)
     deadline = time.monotonic() + timeout_s
     with tempfile.TemporaryDirectory() as folder:
         init_method = (Path(folder) / "rendezvous").as_uri()

@@ -38,7 +38,7 @@ def own_fields(name: str) -> dict[str, Any]:
 
 
 def test_those_that_are_spoken_of_are_there() -> None:
-    assert {"paper", "parity", "neighbour", "bernoulli", "ablation_relaxed", "ablation_no_kl"} < set(NAMES)
+    assert {"paper", "parity", "clean", "neighbour", "bernoulli", "ablation_relaxed", "ablation_no_kl"} < set(NAMES)
     assert {"digits", "cifar10_mobilenetv2", "cifar10_vgg16", "finetune_resnet50", *BACKBONES} < set(NAMES)
 
 
@@ -94,6 +94,16 @@ def test_parity_is_the_released_code() -> None:
     assert (config.code_sampling, config.kl_stopgrad, config.num_cached_views) == ("threshold", True, 0)
     traps = [line for line in (FOLDER / "parity.yaml").read_text().splitlines() if re.match(r" *[a-z_]+: \S", line)]
     assert all("#" in line for line in traps if not line.startswith(("extends", "  name", "num_workers")))
+
+
+def test_clean_answers_every_trap_of_parity_by_the_default() -> None:
+    assert load("clean") == load("paper") == DEFAULTS
+    stated = own_fields("clean")
+    layout = {"num_streams", "checkpoint_every"}  # how one worker's run is laid out: no trap
+    for name, value in changed("parity").items():
+        if name not in layout:
+            assert stated[name].keys() >= value.keys() if isinstance(value, dict) else name in stated
+    assert load("parity", "clean").model_dump(exclude=layout) == DEFAULTS.model_dump(exclude=layout)
 
 
 def test_neighbour_sets_its_own_and_nothing_else() -> None:
