@@ -98,8 +98,10 @@ def scan_samples(stream: Readable) -> Iterator[ScannedSample | Fragment | Proble
     group: _Group | None = None
     seen: dict[str, bool] = {}
     fragments: list[_Loose] = []
+    cut: str | None = None
     for entry in tar_members(stream, wanted=_is_wanted, max_bytes=MAX_MEMBER_BYTES):
         if isinstance(entry, TarDamage):
+            cut = base_plus_ext(entry.name)[0] if entry.kind == "truncated_tar" else None
             yield Problem(entry.kind, entry.name, entry.detail)
             continue
         if (problem := _member_problem(entry)) is not None:
@@ -117,6 +119,8 @@ def scan_samples(stream: Readable) -> Iterator[ScannedSample | Fragment | Proble
         yield from _closed(group, seen, fragments)
     for loose in fragments:
         kind: LayoutKind = "split_sample" if seen[loose.key] else "missing_image"
+        if loose.key == cut and kind == "missing_image":
+            continue  # the end of the tar cost the image, which was told
         yield Fragment(loose.key, loose.labels, loose.label_trouble, Problem(kind, loose.key, loose.told(kind)))
 
 

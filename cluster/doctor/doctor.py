@@ -14,6 +14,7 @@ from cluster.doctor.fix import FixedDataset, copy_folders, write_cleaned
 from cluster.doctor.report import report_html
 from cluster.doctor.results import DoctorReport, Finding
 from cluster.doctor.scan import ScanTask, ShardScan, scan_shard
+from cluster.doctor.tables import place
 from cluster.doctor.targets import Target, open_targets
 from cluster.doctor_config import DoctorConfig
 from cluster.in_flight import completed, default_limit, named_call
@@ -129,7 +130,7 @@ def _problem(config: DoctorConfig, report: DoctorReport) -> str:
     if not failing:
         return ""
     first = failing[0].offenders[0] if failing[0].offenders else None
-    where = "" if first is None else f"; first: {': '.join(filter(None, (first.shard, first.name, first.detail)))}"
+    where = "" if first is None else f"; first: {place(first)}"
     kinds = ", ".join(f"{finding.kind} {finding.count:,}" for finding in failing)
     return f"{kinds}{where}"
 

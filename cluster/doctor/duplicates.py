@@ -46,7 +46,7 @@ class EqualRows:
             digests: uint64 (N,) or (N, D).
             starts: First row of each dataset, ascending, and N at the end.
         """
-        columns = digests.reshape(len(digests), -1)
+        columns = digests[:, None] if digests.ndim == 1 else digests
         order = np.lexsort(columns.T[::-1]) if len(columns) else np.empty(0, np.int64)
         equal = np.zeros(len(order) + 1, bool)  # a sorted row equals the one before it
         equal[1:-1] = True

@@ -71,7 +71,7 @@ _KINDS = (
         "duplicate_image", "warning", "images", "the same bytes again in its dataset", "each is an image of its own"
     ),
     FindingKind(
-        "split_leak", "warning", "images", "the same bytes in another split", "queries find themselves, or training data"
+        "split_leak", "warning", "images", "the same bytes in another split", "queries find what was seen before"
     ),
     FindingKind(
         "shared_training_image", "note", "images", "images of train that are in database too", "usual in this field"
