@@ -13,7 +13,7 @@ import ray
 
 from cibhash.errors import NotFound
 from cluster import storage
-from cluster.doctor.duplicates import EqualRows, Repeats
+from cluster.doctor.duplicates import EqualRows, Repeats, Rows
 from cluster.doctor.findings import KINDS, SEVERITIES, FindingKind, Offender
 from cluster.doctor.results import DatasetSummary, DoctorReport, Finding, NamedOffender, Overlap
 from cluster.doctor.scan import Place, ShardScan, Tally, locate_samples
@@ -69,11 +69,11 @@ class _Rows:
         self.keys = np.concatenate([np.empty(0, np.uint64), *(scan.key_digests for scan in in_order)])
         self.labels = np.concatenate([np.empty(0, np.uint64), *(scan.label_digests for scan in in_order)])
 
-    def shard_of(self, rows: np.ndarray) -> np.ndarray:
+    def shard_of(self, rows: Rows) -> Rows:
         """Number of the shard that each row is in."""
         return np.searchsorted(self.shard_starts, rows, side="right") - 1
 
-    def dataset_of(self, rows: np.ndarray) -> np.ndarray:
+    def dataset_of(self, rows: Rows) -> Rows:
         """Number of the dataset that each row is in."""
         return np.searchsorted(self.dataset_starts, rows, side="right") - 1
 

@@ -12,7 +12,7 @@ from cluster import storage
 from cluster.doctor.assembly import assemble
 from cluster.doctor.fix import FixedDataset, copy_folders, write_cleaned
 from cluster.doctor.report import report_html
-from cluster.doctor.results import DoctorReport, Finding
+from cluster.doctor.results import BriefFinding, DoctorReport
 from cluster.doctor.scan import ScanTask, ShardScan, scan_shard
 from cluster.doctor.tables import place
 from cluster.doctor.targets import Target, open_targets
@@ -43,7 +43,7 @@ class DoctorResult:
     errors: int
     warnings: int
     notes: int
-    findings: dict[str, Finding]
+    findings: dict[str, BriefFinding]
     """By kind; errors first, then warnings, then notes."""
     report_uri: str
     """Empty: no report was asked for."""
@@ -83,7 +83,7 @@ def doctor(config: DoctorConfig) -> DoctorResult:
         errors=report.found("error"),
         warnings=report.found("warning"),
         notes=report.found("note"),
-        findings=report.findings,
+        findings={kind: finding.brief() for kind, finding in report.findings.items()},
         report_uri=report_uri,
         fixed=fixed,
         verdict=report.verdict,
@@ -123,13 +123,11 @@ def _write_report(config: DoctorConfig, report: DoctorReport) -> str:
 
 def _problem(config: DoctorConfig, report: DoctorReport) -> str:
     """Why the job fails: errors that no cleaned copy is without, or with `strict` any warning."""
-    findings = report.findings.values()
-    failing = [] if config.fix else [finding for finding in findings if finding.severity == "error"]
-    if config.strict:
-        failing += [finding for finding in findings if finding.severity == "warning"]
+    failed_by = {"error": not config.fix, "warning": config.strict, "note": False}
+    failing = [finding for finding in report.findings.values() if failed_by[finding.severity]]
     if not failing:
         return ""
-    first = failing[0].offenders[0] if failing[0].offenders else None
+    first = next(iter(failing[0].offenders), None)
     where = "" if first is None else f"; first: {place(first)}"
     kinds = ", ".join(f"{finding.kind} {finding.count:,}" for finding in failing)
     return f"{kinds}{where}"

@@ -95,10 +95,11 @@ _KINDS = (
     FindingKind(
         "duplicate_conflict", "warning", "images", "the same bytes under different labels", "each keeps its own labels"
     ),
-    FindingKind("absent_label", "warning", "labels", "named by classes.json, but on no image", "none"),
-    FindingKind("unnamed_label", "warning", "labels", "on images, but not named by classes.json", "none"),
+    FindingKind("absent_label", "warning", "labels", "named by classes.json, but on no image", "names are for people"),
+    FindingKind("unnamed_label", "warning", "labels", "on images, but not in classes.json", "names are for people"),
     FindingKind(
-        "unbalanced_labels", "note", "datasets", "a label with 10 times as many images as another", "none"
+        "unbalanced_labels", "note", "datasets", "a label with 10 times as many images as another",
+        "frequent labels weigh more in mAP",
     ),
 )  # fmt: skip
 KINDS = {kind.name: kind for kind in _KINDS}

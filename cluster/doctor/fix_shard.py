@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from cibhash.errors import BadImage, NotFound
+from cibhash.errors import BadImage, NotFound, OversizedImage
 from cibhash.images import decode_image
 from cibhash.shard_scan import Fragment, Problem, ScannedSample, scan_samples
 from cibhash.shards import MAX_KEY_BYTES, HashingStream, SourceImage, write_shard
@@ -142,7 +142,8 @@ class _Copy:
         try:
             decode_image(sample.image)
         except BadImage as error:
-            self.leave_out(sample.key, "undecodable", str(error))
+            kind = "oversized_image" if isinstance(error, OversizedImage) else "undecodable"
+            self.leave_out(sample.key, kind, str(error))
             return None
         labeled = self._with_labels(sample)
         return None if labeled is None else self._with_own_key(labeled)

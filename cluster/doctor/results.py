@@ -15,7 +15,7 @@ class Result(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class NamedOffender(Result):
+class BriefOffender(Result):
     """One place where something was found."""
 
     dataset: str
@@ -24,25 +24,42 @@ class NamedOffender(Result):
     name: str
     """Key, or name of the member or label; empty: the shard as a whole."""
     detail: str
+
+
+class NamedOffender(BriefOffender):
+    """The same with the image to show."""
+
     offset: int
     """Of the image inside the shard; -1: there is none to show."""
     size: int
 
 
-class Finding(Result):
-    """One kind of finding over all datasets."""
+class BriefFinding(Result):
+    """One kind of finding over all datasets, as the last line of the job has it."""
 
-    kind: str
     severity: Severity
-    unit: Unit
-    meaning: str
-    consequence: str
     count: int
     share: float
     """Of all shards, samples, labels or datasets; members are held against samples."""
     by_dataset: dict[str, int]
-    offenders: tuple[NamedOffender, ...]
+    offenders: tuple[BriefOffender, ...]
     """The first ones, in the order of datasets, shards and samples."""
+
+
+class Finding(BriefFinding):
+    """The same with its meaning."""
+
+    kind: str
+    unit: Unit
+    meaning: str
+    consequence: str
+    offenders: tuple[NamedOffender, ...]
+
+    def brief(self) -> BriefFinding:
+        """The finding without what can be looked up."""
+        offenders = {"__all__": set(BriefOffender.model_fields)}
+        fields = {name: offenders if name == "offenders" else True for name in BriefFinding.model_fields}
+        return BriefFinding.model_validate(self.model_dump(include=fields))
 
 
 class DatasetSummary(Result):
@@ -99,6 +116,10 @@ class DoctorReport(Result):
     @property
     def verdict(self) -> str:
         """One sentence."""
-        counts = [f"{self.found(one):,} {one}{'' if self.found(one) == 1 else 's'}" for one in SEVERITIES]
-        what = f"{self.samples:,} images in {sum(one.shards for one in self.datasets.values()):,} shards"
-        return f"{what}: {', '.join(counts)}."
+        counts = [_counted(self.found(severity), severity) for severity in SEVERITIES]
+        shards = sum(dataset.shards for dataset in self.datasets.values())
+        return f"{_counted(self.samples, 'image')} in {_counted(shards, 'shard')}: {', '.join(counts)}."
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"

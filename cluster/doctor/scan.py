@@ -5,6 +5,7 @@ a shard that is broken gives findings, never an error, and only storage that fai
 the same.
 """
 
+import bisect
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -178,7 +179,7 @@ class _Scan:
         self._first_unlabeled: list[Offender] = []
         self._labels: dict[int, int] = {}
         self._formats: dict[str, int] = {}
-        self._sides = np.zeros(len(SIDE_EDGES) + 1, np.int64)
+        self._sides = [0] * (len(SIDE_EDGES) + 1)
         self._image_digests, self._key_digests, self._label_digests = bytearray(), bytearray(), bytearray()
 
     def note(self, kind: str, name: str, detail: str, sample: ScannedSample | None = None) -> None:
@@ -215,7 +216,7 @@ class _Scan:
             unlabeled=self._unlabeled,
             first_unlabeled=tuple(self._first_unlabeled),
             formats=self._formats,
-            sides=tuple(self._sides.tolist()),
+            sides=tuple(self._sides),
             image_digests=np.frombuffer(self._image_digests, "<u8").reshape(-1, 2),
             key_digests=np.frombuffer(self._key_digests, "<u8"),
             label_digests=np.frombuffer(self._label_digests, "<u8"),
@@ -249,7 +250,7 @@ class _Scan:
         """
         traits = read_traits(sample.image)
         self._formats[traits.format] = self._formats.get(traits.format, 0) + 1
-        self._sides[np.searchsorted(SIDE_EDGES, min(traits.width, traits.height), side="right")] += 1
+        self._sides[bisect.bisect_right(SIDE_EDGES, min(traits.width, traits.height))] += 1
         for kind, detail in image_findings(sample.suffix, traits):
             self.note(kind, sample.key, detail, sample)
         if self._task.decode:

@@ -4,14 +4,15 @@ Knows nothing of files and pages. Names from outside are shown with their contro
 """
 
 import io
-from collections.abc import Iterable
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from cluster.doctor.results import Finding, NamedOffender
+from cluster.doctor.findings import KINDS
+from cluster.doctor.results import BriefFinding, BriefOffender
 
 if TYPE_CHECKING:
     from cluster.doctor.doctor import DoctorResult
@@ -25,10 +26,10 @@ def format_table(result: "DoctorResult") -> str:
     sink = io.StringIO()
     console = Console(file=sink, width=_TERMINAL_COLUMNS)
     if result.findings:
-        console.print(_findings(result.findings.values()))
-    for finding in result.findings.values():
+        console.print(_findings(result.findings))
+    for kind, finding in result.findings.items():
         if finding.severity != "note":
-            for line in offender_lines(finding):
+            for line in _offender_lines(kind, finding):
                 console.print(line, markup=False, highlight=False, soft_wrap=True)
     for name, copy in result.fixed.items():
         told = f"{copy.samples:,} samples, {copy.left_out:,} left out, {copy.renamed:,} renamed"
@@ -37,14 +38,15 @@ def format_table(result: "DoctorResult") -> str:
     return sink.getvalue().rstrip()
 
 
-def offender_lines(finding: Finding) -> list[str]:
+def _offender_lines(kind: str, finding: BriefFinding) -> list[str]:
     """The first places of a finding, a line each."""
-    lines = [f"{finding.severity} {finding.kind}: {place(one)}" for one in finding.offenders[:_SHOWN]]
+    start = f"{finding.severity} {kind}: "
+    lines = [f"{start}{place(one)}" for one in finding.offenders[:_SHOWN]]
     more = finding.count - len(lines)
-    return [*lines, f"{finding.severity} {finding.kind}: and {more:,} more"] if more > 0 and lines else lines
+    return [*lines, f"{start}and {more:,} more"] if more > 0 and lines else lines
 
 
-def place(offender: NamedOffender) -> str:
+def place(offender: BriefOffender) -> str:
     """Where and what, in one line that may stand on a terminal."""
     parts = (offender.shard or offender.dataset, offender.name, offender.detail)
     return ": ".join(visible(part) for part in parts if part)
@@ -55,14 +57,15 @@ def visible(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def _findings(findings: Iterable[Finding]) -> Table:
+def _findings(findings: Mapping[str, BriefFinding]) -> Table:
     table = Table()
     for name in ("", "finding", "what it is", "what happens to it"):
         table.add_column(name)
     table.add_column("count", justify="right")
     table.add_column("share", justify="right")
-    for one in findings:
-        cells = (one.severity, one.kind, one.meaning, one.consequence, f"{one.count:,}", percent(one.share))
+    for name, one in findings.items():
+        kind = KINDS[name]
+        cells = (one.severity, name, kind.meaning, kind.consequence, f"{one.count:,}", percent(one.share))
         table.add_row(*(Text(cell) for cell in cells))
     return table
 
