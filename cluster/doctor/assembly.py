@@ -171,17 +171,17 @@ def _compare(targets: Sequence[Target], rows: _Rows, tallies: Mapping[str, Tally
         ),
     ]
     overlaps = []
-    sizes = np.diff(rows.dataset_starts)
+    sizes = np.diff(rows.dataset_starts).tolist()
     for shared in images.across():
-        smaller = sizes[shared.first], shared.first
-        if smaller > (sizes[shared.second], shared.second):
-            continue
-        splits = {targets[shared.first].split, targets[shared.second].split}
-        kind = "shared_training_image" if splits == _TRAINING_PAIR else "split_leak"
-        repeated.append(_Repeated(kind, shared.first, shared.repeats, "also in"))
-        count = len(shared.repeats.rows)
-        names = targets[shared.first].name, targets[shared.second].name
-        overlaps.append(Overlap(dataset=names[0], other=names[1], images=count, share=count / int(smaller[0])))
+        first, second = targets[shared.first], targets[shared.second]
+        is_training = {first.split, second.split} == _TRAINING_PAIR
+        smaller = (sizes[shared.first], shared.first) < (sizes[shared.second], shared.second)
+        if first.split == "train" if is_training else smaller:
+            kind = "shared_training_image" if is_training else "split_leak"
+            repeated.append(_Repeated(kind, shared.first, shared.repeats, "also in"))
+            count = len(shared.repeats.rows)
+            share = count / sizes[shared.first]
+            overlaps.append(Overlap(dataset=first.name, other=second.name, images=count, share=share))
     places = _locate(repeated, rows, limit)
     for one in repeated:
         tally = tallies[targets[one.dataset].name]

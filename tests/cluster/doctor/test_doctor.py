@@ -108,6 +108,17 @@ def test_splits_are_compared(ray_local: None, tmp_path: Path) -> None:
     assert (result.problem, check(tmp_path / "data", strict=True).problem != "") == ("", True)
 
 
+def test_of_equal_splits_the_training_images_are_counted(ray_local: None, tmp_path: Path) -> None:
+    """Two queries that are in a test split of the same size are counted once, by the first named."""
+    for split, start in (("database", 0), ("train", 0), ("query", 40), ("test", 40)):
+        make_dataset(tmp_path / split, [shape_sources(2, start)], split=split)
+    result = check(*(tmp_path / split for split in ("database", "train", "query", "test")))
+    assert {kind: finding.by_dataset for kind, finding in result.findings.items()} == {
+        "shared_training_image": {"train": 2},
+        "split_leak": {"query": 2},
+    }
+
+
 def replace_key(source: SourceImage, key: str) -> SourceImage:
     return source._replace(key=key)
 
