@@ -31,6 +31,10 @@ class BadImage(DataError):
     """One image that cannot or may not be decoded; the message is the reason alone."""
 
 
+class OversizedImage(BadImage):
+    """One image above a limit on bytes or pixels."""
+
+
 class ManifestMismatch(DataError):
     """Two artefacts that do not belong together, or a file that differs from its digest."""
 

@@ -5,19 +5,21 @@ rather than clipped, alpha composed on white, first frame of an animation, ICC p
 the header before anything is decoded.
 """
 
+import contextlib
 import io
 import struct
 import zlib
+from collections.abc import Iterator
 
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from cibhash.errors import BadImage
+from cibhash.errors import BadImage, OversizedImage
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF")
 MAX_PIXELS = 50_000_000
 MAX_BYTES = 20 * 2**20
-_BROKEN = (
+BROKEN = (
     OSError,
     SyntaxError,
     ValueError,
@@ -47,23 +49,42 @@ def decode_image(data: bytes, *, max_pixels: int = MAX_PIXELS, max_bytes: int = 
     Raises:
         BadImage: not an image, truncated, of a refused format, or above a limit; the message is the reason.
     """
+    image = open_image(data, max_pixels=max_pixels, max_bytes=max_bytes)
+    with _refusals(data, max_pixels):
+        image.load()
+        return _to_rgb(image)
+
+
+def open_image(data: bytes, *, max_pixels: int = MAX_PIXELS, max_bytes: int = MAX_BYTES) -> Image.Image:
+    """Reads the header of compressed image bytes and holds it against the limits; no pixel is decoded yet.
+
+    Raises:
+        OversizedImage: above a limit.
+        BadImage: not an image, or of a refused format; the message is the reason.
+    """
     if not data:
         raise BadImage("empty: 0 bytes")
     if len(data) > max_bytes:
-        raise BadImage(f"{len(data)} bytes, the limit is {max_bytes}")
-    try:
+        raise OversizedImage(f"{len(data)} bytes, the limit is {max_bytes}")
+    with _refusals(data, max_pixels):
         image = Image.open(io.BytesIO(data), formats=FORMATS)
         if image.width * image.height > max_pixels:
-            raise BadImage(f"{image.width} x {image.height} pixels, the limit is {max_pixels}")
-        image.load()
-        return _to_rgb(image)
+            raise OversizedImage(f"{image.width} x {image.height} pixels, the limit is {max_pixels}")
+        return image
+
+
+@contextlib.contextmanager
+def _refusals(data: bytes, max_pixels: int) -> Iterator[None]:
+    """Turns what Pillow raises into a reason."""
+    try:
+        yield
     except BadImage:
         raise
     except UnidentifiedImageError:
         raise BadImage(f"not a JPEG, PNG, WebP or GIF image (first bytes {data[:8]!r})") from None
     except Image.DecompressionBombError:
-        raise BadImage(f"more pixels than the limit of {max_pixels}") from None
-    except _BROKEN as error:
+        raise OversizedImage(f"more pixels than the limit of {max_pixels}") from None
+    except BROKEN as error:
         raise BadImage(f"cannot be decoded: {' '.join(str(error).split()) or type(error).__name__}") from None
 
 

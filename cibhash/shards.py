@@ -19,6 +19,7 @@ from cibhash.errors import CorruptShard
 from cibhash.types import Sample, TarShard
 
 IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
+LABEL_SUFFIXES = ("cls", "json")
 MAX_KEY_BYTES = 90
 MAX_MEMBER_BYTES = 64 * 2**20
 _MAX_LABEL = 2**31 - 1
@@ -141,6 +142,59 @@ def _check_source(sample: SourceImage, seen: set[str]) -> None:
         raise ValueError(f"key {sample.key!r} comes twice")
 
 
+def member_suffix(name: str) -> str:
+    """What stands behind the first dot of a member's last path component, in lower case."""
+    return name.rsplit("/", 1)[-1].partition(".")[2].lower()
+
+
+def is_read(suffix: str) -> bool:
+    """Whether members with this suffix are part of a sample; others are passed over."""
+    return suffix in IMAGE_SUFFIXES or suffix in LABEL_SUFFIXES
+
+
+def has_key(name: str) -> bool:
+    """Whether webdataset finds a key in a member's name, and the key can be written as UTF-8."""
+    key, _ = base_plus_ext(name)
+    return key is not None and not any("\ud800" <= character <= "\udfff" for character in key)
+
+
+def parse_cls(content: bytes) -> tuple[int, ...]:
+    """The label in a `cls` member.
+
+    Raises:
+        ValueError: not one integer in the range of labels.
+    """
+    try:
+        labels = [int(content)]
+    except ValueError:
+        raise ValueError(f"label {content[:40]!r}, expected one integer") from None
+    return _in_range(labels)
+
+
+def parse_json(content: bytes) -> tuple[int, ...] | None:
+    """The labels in a `json` member; None if it does not speak of labels.
+
+    Raises:
+        ValueError: not JSON, or labels that are not integers in the range of labels.
+    """
+    try:
+        parsed = json.loads(content)
+    except (ValueError, RecursionError):
+        raise ValueError("its json member is not JSON") from None
+    if not isinstance(parsed, dict) or "labels" not in parsed:
+        return None
+    labels = parsed["labels"]
+    if not isinstance(labels, list) or any(type(label) is not int for label in labels):
+        raise ValueError(f"labels {str(labels)[:40]}, expected a list of integers")
+    return _in_range(labels)
+
+
+def _in_range(labels: list[int]) -> tuple[int, ...]:
+    if any(not 0 <= label <= _MAX_LABEL for label in labels):
+        raise ValueError(f"labels {str(labels)[:40]}, expected 0 to {_MAX_LABEL}")
+    return tuple(labels)
+
+
 def _members(stream: HashingStream, uri: str) -> Iterator[dict[str, Any]]:
     """Regular members as webdataset groups them, with the offset of their data."""
     with tarfile.open(fileobj=stream, mode="r|", bufsize=1 << 20) as tar:  # type: ignore[call-overload]
@@ -151,9 +205,8 @@ def _members(stream: HashingStream, uri: str) -> Iterator[dict[str, Any]]:
                 raise CorruptShard(f"{uri}: member {info.name!r} is not a regular file")
             if info.size > MAX_MEMBER_BYTES:
                 raise CorruptShard(f"{uri}: member {info.name!r} has {info.size} bytes, limit {MAX_MEMBER_BYTES}")
-            suffix = info.name.rsplit("/", 1)[-1].partition(".")[2].lower()
-            wanted = suffix in IMAGE_SUFFIXES or suffix in ("cls", "json")
-            if wanted and not _has_key(info.name):
+            wanted = is_read(member_suffix(info.name))
+            if wanted and not has_key(info.name):
                 raise CorruptShard(f"{uri}: member {info.name!r} has no key, or one that is not UTF-8")
             file = tar.extractfile(info) if wanted else None
             data = file.read() if file else b""
@@ -171,29 +224,10 @@ def _sample(uri: str, sample_id: int, raw: dict[str, Any]) -> Sample:
     return Sample(sample_id, key, image.data, _labels(uri, key, raw), image.offset)
 
 
-def _has_key(name: str) -> bool:
-    """Whether webdataset finds a key in a member's name, and the key can be written as UTF-8."""
-    key, _ = base_plus_ext(name)
-    return key is not None and not any("\ud800" <= character <= "\udfff" for character in key)
-
-
 def _labels(uri: str, key: str, raw: dict[str, Any]) -> tuple[int, ...]:
-    if "cls" in raw:
-        text = raw["cls"].data
-        try:
-            labels = [int(text)]
-        except ValueError:
-            raise CorruptShard(f"{uri}: key {key!r}: label {text[:40]!r}, expected one integer") from None
-    elif "json" in raw:
-        try:
-            content = json.loads(raw["json"].data)
-        except (ValueError, RecursionError):
-            raise CorruptShard(f"{uri}: key {key!r}: its json member is not JSON") from None
-        labels = content.get("labels", []) if isinstance(content, dict) else []
-        if not isinstance(labels, list) or any(type(label) is not int for label in labels):
-            raise CorruptShard(f"{uri}: key {key!r}: labels {str(labels)[:40]}, expected a list of integers")
-    else:
-        return ()
-    if any(not 0 <= label <= _MAX_LABEL for label in labels):
-        raise CorruptShard(f"{uri}: key {key!r}: labels {str(labels)[:40]}, expected 0 to {_MAX_LABEL}")
-    return tuple(labels)
+    try:
+        if "cls" in raw:
+            return parse_cls(raw["cls"].data)
+        return (parse_json(raw["json"].data) or ()) if "json" in raw else ()
+    except ValueError as error:
+        raise CorruptShard(f"{uri}: key {key!r}: {error}") from None

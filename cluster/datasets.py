@@ -6,11 +6,11 @@ Knows nothing of how shards are made or what is done with samples.
 import dataclasses
 from collections.abc import Iterator
 
-from cibhash.errors import CorruptShard, DataError, ManifestMismatch, NotFound
+from cibhash.errors import AlreadyExists, CorruptShard, DataError, ManifestMismatch, NotFound
 from cibhash.shards import read_samples
 from cibhash.types import Sample, TarShard
 from cluster import storage
-from cluster.manifests import DatasetManifest, check_digest, load_manifest
+from cluster.manifests import DatasetManifest, check_digest, create_manifest, load_manifest
 
 
 def open_dataset(uri: str) -> DatasetManifest:
@@ -59,3 +59,39 @@ def verify_shard(uri: str, shard: TarShard) -> None:
         raise CorruptShard(f"{shard.uri}: missing, but listed by {storage.join(uri, 'dataset.json')}") from None
     except ManifestMismatch as error:
         raise CorruptShard(str(error)) from None
+
+
+def find_dataset(uri: str) -> DatasetManifest | None:
+    """The manifest of the dataset at `uri`, or None where no complete one is."""
+    try:
+        return load_manifest(DatasetManifest, uri)
+    except NotFound:
+        return None
+
+
+def refuse_other(uri: str, found: DatasetManifest | None, manifest: DatasetManifest) -> None:
+    """Refuses to put a dataset where another one is.
+
+    Raises:
+        AlreadyExists: with both digests.
+    """
+    if found is not None and found.digest != manifest.digest:
+        raise AlreadyExists(
+            f"{uri}: holds another dataset, {found.digest[:16]}..., asked for {manifest.digest[:16]}...: "
+            "choose another output"
+        )
+
+
+def commit_dataset(uri: str, manifest: DatasetManifest, found: DatasetManifest | None) -> bool:
+    """Completes the dataset at `uri` by its manifest; False if the same one was complete already.
+
+    Raises:
+        AlreadyExists: another writer completed another dataset meanwhile.
+    """
+    if found is None:
+        try:
+            create_manifest(uri, manifest)
+            return True
+        except AlreadyExists:
+            refuse_other(uri, load_manifest(DatasetManifest, uri), manifest)
+    return False

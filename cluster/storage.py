@@ -117,6 +117,30 @@ def exists(uri: str) -> bool:
     return True
 
 
+def list_folder(uri: str) -> list[str]:
+    """Names directly below a folder or prefix, sorted; those of folders end with a slash.
+
+    For finding out what a person points at: whatever this project wrote is found by its manifest.
+
+    Raises:
+        NotFound: there is no such folder or bucket, or nothing below the prefix.
+    """
+    if not is_s3(uri):
+        with _local_errors(uri):
+            return sorted(f"{entry.name}/" if entry.is_dir() else entry.name for entry in os.scandir(uri))
+    bucket, _, prefix = uri[len("s3://") :].partition("/")
+    prefix = f"{prefix.rstrip('/')}/" if prefix else ""
+    names: set[str] = set()
+    with _s3_errors(uri, "s3:ListBucket"):
+        pages = _s3().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix, Delimiter="/")
+        for page in pages:
+            names.update(folder["Prefix"] for folder in page.get("CommonPrefixes", ()))
+            names.update(item["Key"] for item in page.get("Contents", ()))
+    if not names:
+        raise NotFound(f"{uri}: nothing is there")
+    return sorted(name.removeprefix(prefix) for name in names if name != prefix)
+
+
 def write_bytes(uri: str, data: bytes) -> None:
     """Writes atomically, replacing what was there."""
     _write(uri, data, create_only=False)

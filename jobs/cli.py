@@ -11,6 +11,7 @@ from importlib import metadata
 
 COMMANDS = {
     "pack": "pack images into tar shards",
+    "doctor": "check tar shards before GPU time is spent",
     "train": "train a hash encoder, without labels",
     "sweep": "train many heads on the same cached views and compare them",
     "encode": "encode a dataset into a table of binary codes",
@@ -63,6 +64,7 @@ commands:
 
 from images to search:
   cibhash pack photos/ --output data --splits query=0.1,database=0.9
+  cibhash doctor data
   cibhash train resnet50 neighbour --dataset data/database --output encoder --bits 16,32,64
   cibhash encode --encoder encoder --dataset data/database --output codes/database
   cibhash encode --encoder encoder --dataset data/query --output codes/query

@@ -57,6 +57,7 @@ def run_job(
     argv: Sequence[str] | None = None,
     *,
     table: Callable[[Any], str] | None = None,
+    failing: Callable[[Any], CIBHashError | None] | None = None,
 ) -> int:
     """Runs one job from the command line.
 
@@ -67,6 +68,7 @@ def run_job(
             `dry_run` it checks what it can and writes nothing.
         argv: The arguments; default: the process's.
         table: Shows the result to a person, on stderr.
+        failing: The error that the job ends with although its work is done, or None; the result stays in the JSON line.
 
     Returns:
         The exit code: 0, or that of the error, as in `cibhash.errors`; 130 and 143 after SIGINT and SIGTERM.
@@ -90,6 +92,8 @@ def run_job(
                 fields["config"] = plain(config)
             elif table is not None:
                 sys.stderr.write(f"{table(result).rstrip()}\n")
+            if failing is not None and (refusal := failing(result)) is not None:
+                raise refusal
         except (Exception, KeyboardInterrupt, SystemExit) as error:
             failure = describe_failure(error)
             sys.stderr.write(f"cibhash {job}: error: {failure.error}\n{failure.traceback if show_traceback else ''}")
@@ -98,7 +102,7 @@ def run_job(
         if config is not None and not config.dry_run:
             _write_report(job, config, status, started, seconds, failure, fields)
         if failure:
-            fields = {"error": failure.error, "error_type": failure.error_type, "exit_code": failure.exit_code}
+            fields |= {"error": failure.error, "error_type": failure.error_type, "exit_code": failure.exit_code}
         line = {"job": job, "status": status, **fields, "seconds": seconds}
         stdout.write(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
     return failure.exit_code if failure else 0
@@ -110,10 +114,12 @@ def _refuse_lost_output(config: JobConfig) -> None:
     Raises:
         ConfigError: naming the output.
     """
-    output = getattr(config, "output", "")
-    if output and _SUBMITTED in os.environ and not storage.is_s3(output) and not os.path.isabs(output):
+    for name in ("output", "fix"):
+        output = getattr(config, name, "")
+        if not output or _SUBMITTED not in os.environ or storage.is_s3(output) or os.path.isabs(output):
+            continue
         raise ConfigError(
-            f"output {output!r}: relative, but a submitted job runs in a copy of the working folder that "
+            f"{name} {output!r}: relative, but a submitted job runs in a copy of the working folder that "
             "is thrown away: use an absolute path or s3://bucket/prefix"
         )
 

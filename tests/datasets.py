@@ -70,7 +70,9 @@ def plain_sources(count: int, start: int = 0) -> list[SourceImage]:
     return [SourceImage(f"plain-{n:05d}", "png", png(plain_image(n)), ()) for n in range(start, start + count)]
 
 
-def make_dataset(folder: Path | str, shards: Sequence[Sequence[SourceImage]], name: str = "tiny") -> str:
+def make_dataset(
+    folder: Path | str, shards: Sequence[Sequence[SourceImage]], name: str = "tiny", split: str = "all"
+) -> str:
     """Writes tar shards and their manifest below a path or S3 URI, and returns it."""
     uri, entries, first_id = str(folder), [], 0
     for number, sources in enumerate(shards):
@@ -80,7 +82,7 @@ def make_dataset(folder: Path | str, shards: Sequence[Sequence[SourceImage]], na
             entries.append(write_shard(path, file_name, sources, first_id))
             storage.put_file(path, storage.join(uri, file_name))
         first_id += len(sources)
-    create_manifest(uri, DatasetManifest(name=name, split="all", shards=tuple(entries)))
+    create_manifest(uri, DatasetManifest(name=name, split=split, shards=tuple(entries)))
     return uri
 
 

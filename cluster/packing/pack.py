@@ -13,11 +13,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from cibhash.errors import AlreadyExists, NotFound
 from cibhash.types import TarShard
 from cluster import storage
 from cluster.config import PackConfig
-from cluster.manifests import DatasetManifest, create_manifest, load_manifest
+from cluster.datasets import commit_dataset, find_dataset, refuse_other
+from cluster.manifests import DatasetManifest
 from cluster.packing.shard_writer import ShardTask, write_one
 from cluster.packing.source_items import Source, SourceItem, seeded_rank
 from cluster.packing.sources import open_source
@@ -81,7 +81,7 @@ def pack(config: PackConfig) -> PackResult:
 def _write_splits(
     config: PackConfig, output: str, source: Source, splits: dict[str, list[SourceItem]]
 ) -> dict[str, PackedSplit]:
-    found = {name: _existing(storage.join(output, name)) for name in splits}
+    found = {name: find_dataset(storage.join(output, name)) for name in splits}
     plans = {
         name: list(_plan(storage.join(output, name), items, config, publish=found[name] is None))
         for name, items in sorted(splits.items())
@@ -96,12 +96,13 @@ def _write_splits(
         for name, plan in plans.items()
     }
     for name, manifest in manifests.items():
-        _refuse_other(storage.join(output, name), found[name], manifest)
+        refuse_other(storage.join(output, name), found[name], manifest)
     if source.classes:
         names = json.dumps(dict(enumerate(source.classes)), indent=1, ensure_ascii=False)
         storage.write_bytes(storage.join(output, CLASSES_FILE), f"{names}\n".encode())
     for name, manifest in manifests.items():
-        _commit(storage.join(output, name), manifest, found[name])
+        if not commit_dataset(storage.join(output, name), manifest, found[name]):
+            log("pack: already complete", dataset=storage.join(output, name))
     return {
         name: PackedSplit(storage.join(output, name), manifest.num_samples, len(manifest.shards), manifest.digest)
         for name, manifest in manifests.items()
@@ -135,28 +136,3 @@ def _run_tasks(tasks: list[ShardTask], line: ProgressLine) -> dict[tuple[str, st
         written[task.folder, task.name] = ray.get(done[0])
         line.advance(len(task.items))
     return written
-
-
-def _existing(uri: str) -> DatasetManifest | None:
-    try:
-        return load_manifest(DatasetManifest, uri)
-    except NotFound:
-        return None
-
-
-def _refuse_other(uri: str, found: DatasetManifest | None, manifest: DatasetManifest) -> None:
-    if found is not None and found.digest != manifest.digest:
-        raise AlreadyExists(
-            f"{uri}: holds another dataset, {found.digest[:16]}..., asked for {manifest.digest[:16]}...: "
-            "choose another output"
-        )
-
-
-def _commit(uri: str, manifest: DatasetManifest, found: DatasetManifest | None) -> None:
-    if found is None:
-        try:
-            create_manifest(uri, manifest)
-            return
-        except AlreadyExists:
-            _refuse_other(uri, load_manifest(DatasetManifest, uri), manifest)
-    log("pack: already complete", dataset=uri)

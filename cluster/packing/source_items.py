@@ -94,12 +94,16 @@ def path_item(path: str, base: str, *, uri: str, labels: tuple[int, ...] = (), s
     suffix = image_suffix(path, base)
     name = path[: -len(suffix) - 1]
     try:
-        key = safe_key(name)
-        if len(key.encode()) > MAX_KEY_BYTES:
-            key = _shortened(name, key)
+        key = fitting_key(name)
     except UnicodeEncodeError:
         raise DataError(f"{base}: {os.fsencode(path)!r}: the name is not UTF-8") from None
     return SourceItem(key, suffix, labels, split, uri)
+
+
+def fitting_key(name: str) -> str:
+    """The key for a name as `safe_key` makes it, cut where it is too long for a tar header."""
+    key = safe_key(name)
+    return key if len(key.encode()) <= MAX_KEY_BYTES else _shortened(name, key)
 
 
 def image_suffix(path: str, base: str) -> str:

@@ -7,7 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from cluster import config as configs
-from cluster import training_config
+from cluster import doctor_config, training_config
 from cluster.config import (
     DemoConfig,
     EncodeConfig,
@@ -19,10 +19,12 @@ from cluster.config import (
     SearchConfig,
     ServeConfig,
 )
+from cluster.doctor_config import DoctorConfig
 from cluster.training_config import SweepConfig, TrainConfig
 
 _NEEDED: dict[type[JobConfig], dict[str, Any]] = {
     PackConfig: {"source": "a", "output": "b"},
+    DoctorConfig: {"datasets": ("a",)},
     TrainConfig: {"dataset": "a", "output": "b"},
     SweepConfig: {"dataset": "a", "output": "b"},
     EncodeConfig: {"encoder": "a", "dataset": "b", "output": "c"},
@@ -93,6 +95,9 @@ _BAD: list[tuple[type[JobConfig], dict[str, Any], str]] = [
     (SweepConfig, {"concurrent": 0}, "concurrent"),
     (SweepConfig, {"grid": {"momentum": (1,)}}, "momentum"),
     (SweepConfig, {"grid": {"seed": (0, 1)}, "backbone": {"weights": "none"}}, "grid.seed"),
+    (DoctorConfig, {"datasets": ()}, "datasets"),
+    (DoctorConfig, {"offenders": -1}, "offenders"),
+    (DoctorConfig, {"fix": "b", "decode": False}, "fix needs to decode"),
     (PackConfig, {"samples_per_shard": 0}, "samples_per_shard"),
     (PackConfig, {"seed": -1}, "seed"),
     (EncodeConfig, {"batch_size": 0}, "batch_size"),
@@ -202,7 +207,7 @@ def test_no_config_reads_the_environment(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_all_job_configs_are_tested_here() -> None:
     found = {
         c
-        for c in (vars(configs) | vars(training_config)).values()
+        for c in (vars(configs) | vars(doctor_config) | vars(training_config)).values()
         if isinstance(c, type) and issubclass(c, JobConfig) and c is not JobConfig
     }
     assert found == set(_NEEDED)

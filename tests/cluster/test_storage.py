@@ -188,6 +188,17 @@ def test_a_removed_file_is_gone_and_so_is_the_folder_that_it_leaves_empty(tmp_pa
     assert os.listdir(tmp_path / "kept") == ["c"]
 
 
+def test_a_folder_is_listed_by_name_folders_with_a_slash(tmp_path: Path) -> None:
+    for name in ("b.tar", "a/c.tar", "a/deeper/d.tar"):
+        storage.write_bytes(str(tmp_path / name), b"x")
+    assert storage.list_folder(str(tmp_path)) == ["a/", "b.tar"]
+    assert storage.list_folder(str(tmp_path / "a")) == ["c.tar", "deeper/"]
+    with pytest.raises(NotFound, match="gone"):
+        storage.list_folder(str(tmp_path / "gone"))
+    with pytest.raises(StorageError, match=r"b\.tar"):
+        storage.list_folder(str(tmp_path / "b.tar"))
+
+
 def test_only_files_are_removed(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "target").write_bytes(b"x")

@@ -59,6 +59,17 @@ def test_a_removed_object_is_gone_and_a_missing_one_needs_no_removing(s3_bucket:
         storage.remove("s3://no-such-bucket/a")
 
 
+def test_a_prefix_is_listed_as_a_folder_is(s3_bucket: str) -> None:
+    for name in ("b.tar", "a/c.tar", "a/deeper/d.tar", "ab/e.tar", *(f"many/{n:04d}" for n in range(1005))):
+        storage.write_bytes(f"{s3_bucket}/{name}", b"x")
+    assert storage.list_folder(s3_bucket) == ["a/", "ab/", "b.tar", "many/"]
+    assert storage.list_folder(f"{s3_bucket}/a") == storage.list_folder(f"{s3_bucket}/a/") == ["c.tar", "deeper/"]
+    assert len(storage.list_folder(f"{s3_bucket}/many")) == 1005
+    for gone in (f"{s3_bucket}/gone", f"{s3_bucket}/b.tar", "s3://no-such-bucket-here"):
+        with pytest.raises(NotFound, match=gone):
+            storage.list_folder(gone)
+
+
 def test_missing_objects_and_buckets_are_not_found(s3_bucket: str, tmp_path: Path) -> None:
     for uri, what in ((f"{s3_bucket}/nothing", "object"), ("s3://no-such-bucket/a", "bucket")):
         assert not storage.exists(uri)

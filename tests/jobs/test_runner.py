@@ -105,6 +105,23 @@ def test_failures_are_one_line_with_their_exit_code(
     assert report["config"]["size"] == 3
 
 
+def test_work_that_is_done_may_still_fail(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """The result stays beside the error, in the line and in the report."""
+
+    def judged(result: ToyResult) -> CorruptShard | None:
+        return CorruptShard(f"{result.rows} rows are too many") if result.rows > 3 else None
+
+    argv = ["--output", str(tmp_path)]
+    assert run_job("toy", ToyConfig, noisy, argv, failing=judged) == 0
+    assert json.loads(capfd.readouterr().out)["status"] == "ok"
+    assert run_job("toy", ToyConfig, noisy, [*argv, "--size", "4"], failing=judged) == 3
+    out, err = capfd.readouterr()
+    line = json.loads(out)
+    assert (line["status"], line["rows"], line["exit_code"]) == ("error", 4, 3)
+    assert err.endswith("cibhash toy: error: 4 rows are too many\n")
+    assert json.loads((tmp_path / "run_report_failed.json").read_text())["result"]["rows"] == 4
+
+
 def test_usage_errors_leave_no_report(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert run_job("toy", ToyConfig, noisy, ["--output", str(tmp_path), "--sise", "3"]) == 2
     out, err = capfd.readouterr()

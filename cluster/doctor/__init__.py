@@ -1,0 +1,1 @@
+"""Checks tar shards before GPU time is spent, and writes cleaned copies."""
