@@ -7,22 +7,23 @@ import pytest
 from pydantic import ValidationError
 
 from cluster import config as configs
-from cluster import training_config
+from cluster import packing_config, training_config
 from cluster.config import (
     DemoConfig,
     EncodeConfig,
     EvaluateConfig,
     IndexConfig,
     JobConfig,
-    PackConfig,
     RetrieveConfig,
     SearchConfig,
     ServeConfig,
 )
+from cluster.packing_config import AdoptConfig, PackConfig
 from cluster.training_config import SweepConfig, TrainConfig
 
 _NEEDED: dict[type[JobConfig], dict[str, Any]] = {
     PackConfig: {"source": "a", "output": "b"},
+    AdoptConfig: {"tar_shards": "a/{0..9}/x.tar", "output": "b"},
     TrainConfig: {"dataset": "a", "output": "b"},
     SweepConfig: {"dataset": "a", "output": "b"},
     EncodeConfig: {"encoder": "a", "dataset": "b", "output": "c"},
@@ -202,7 +203,7 @@ def test_no_config_reads_the_environment(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_all_job_configs_are_tested_here() -> None:
     found = {
         c
-        for c in (vars(configs) | vars(training_config)).values()
+        for c in (vars(configs) | vars(packing_config) | vars(training_config)).values()
         if isinstance(c, type) and issubclass(c, JobConfig) and c is not JobConfig
     }
     assert found == set(_NEEDED)

@@ -36,7 +36,7 @@ def test_overview_lists_every_command(capsys: pytest.CaptureFixture[str]) -> Non
     ("argv", "message"),
     [
         (["trian"], "cibhash: error: unknown command 'trian': did you mean train?\n"),
-        (["xyz"], "cibhash: error: unknown command 'xyz': expected one of pack, train, "),
+        (["xyz"], "cibhash: error: unknown command 'xyz': expected one of pack, adopt, train, "),
     ],
 )
 def test_unknown_commands(argv: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

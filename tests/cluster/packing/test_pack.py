@@ -10,9 +10,9 @@ from PIL import Image
 
 from cibhash.errors import AlreadyExists, NotFound
 from cibhash.types import Sample
-from cluster.config import PackConfig
 from cluster.datasets import open_dataset, shard_samples
 from cluster.packing.pack import CLASSES_FILE, pack
+from cluster.packing_config import PackConfig
 
 pytestmark = pytest.mark.ray
 

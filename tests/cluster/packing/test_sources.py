@@ -15,10 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cibhash.errors import ConfigError, DataError, NotFound
-from cluster.config import PackConfig
-from cluster.packing.source_benchmarks import CIFAR10_DATABASE, CIFAR10_QUERY
+from cluster.packing.cifar10_files import DATABASE_SHARDS, QUERY_SHARDS
 from cluster.packing.source_items import MAX_KEY_BYTES, Source, SourceItem, read_image, safe_key
 from cluster.packing.sources import assign_splits, open_source
+from cluster.packing_config import PackConfig
 
 
 def touch(root: Path, *names: str) -> Path:
@@ -234,7 +234,7 @@ def test_digit_images_are_the_scaled_pixels() -> None:
 
 
 def fake_cifar10(folder: Path, broken: str = "") -> Path:
-    for name in (*CIFAR10_DATABASE, *CIFAR10_QUERY):
+    for name in (*DATABASE_SHARDS, *QUERY_SHARDS):
         with tarfile.open(folder / name, "w") as tar:
             for number in range(2):
                 key = f"{name[:-4]}-{number}"
@@ -264,9 +264,9 @@ def test_cifar10_protocol_and_bytes(tmp_path: Path) -> None:
 def test_cifar10_errors_name_folder_and_shards(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cifar10 needs data"):
         opened("cifar10")
-    fake_cifar10(tmp_path, broken=CIFAR10_QUERY[1])
+    fake_cifar10(tmp_path, broken=QUERY_SHARDS[1])
     with pytest.raises(DataError, match="expected both"):
         opened("cifar10", data=str(tmp_path))
-    (tmp_path / CIFAR10_DATABASE[4]).unlink()
+    (tmp_path / DATABASE_SHARDS[4]).unlink()
     with pytest.raises(NotFound, match=rf"{tmp_path}: cifar10-database-000004.tar is missing \(1 of 12\)"):
         opened("cifar10", data=str(tmp_path))
