@@ -69,9 +69,12 @@ def listed_source(name: str, config: PackConfig, num_labels: Collection[int]) ->
     """
     folder = storage.absolute(config.lists or config.data)
     listed = [line for split in LIST_FILES for line in _read_list(folder, split, num_labels)]
-    warnings = _check_lists(folder, listed)
-    items, missing = find_images(dict.fromkeys(listed), config.data)
-    return Source(name, items, split_name=f"{name}/lists", missing=missing, may_miss=True, warnings=warnings)
+    once = dict.fromkeys(listed)
+    items, missing = find_images(once, config.data)
+    warnings = _check_items(folder, items)
+    if len(once) < len(listed):
+        warnings.append(f"{folder}: {len(listed) - len(once)} lines repeat an earlier one of their list: left out")
+    return Source(name, items, split_name=f"{name}/lists", missing=missing, may_miss=True, warnings=tuple(warnings))
 
 
 def find_images(listed: Collection[ListedImage], folder: str) -> tuple[tuple[SourceItem, ...], tuple[str, ...]]:
@@ -104,7 +107,7 @@ def _read_list(folder: str, split: str, num_labels: Collection[int]) -> Iterator
         yield ListedImage(path, tuple(label for label, flag in enumerate(flags) if flag == "1"), split)
 
 
-def _check_lists(folder: str, listed: list[ListedImage]) -> tuple[str, ...]:
+def _check_items(folder: str, items: Collection[SourceItem]) -> list[str]:
     """What is odd in the lists but no error.
 
     Raises:
@@ -112,16 +115,12 @@ def _check_lists(folder: str, listed: list[ListedImage]) -> tuple[str, ...]:
     """
     labels: dict[str, tuple[int, ...]] = {}
     splits: dict[str, set[str]] = {split: set() for split in LIST_FILES}
-    for line in listed:
-        if labels.setdefault(line.path, line.labels) != line.labels:
-            raise DataError(f"{folder}: {line.path} has labels {labels[line.path]} and {line.labels}")
-        splits[line.split].add(line.path)
-    repeated = len(listed) - sum(map(len, splits.values()))
+    for item in items:
+        if labels.setdefault(item.key, item.labels) != item.labels:
+            raise DataError(f"{folder}: {item.key!r} has labels {labels[item.key]} and {item.labels}")
+        splits[item.split].add(item.key)
     leaked = len(splits["query"] & (splits["database"] | splits["train"]))
-    return (
-        *((f"{folder}: {repeated} lines repeat an earlier one of their list: left out",) if repeated else ()),
-        *((f"{folder}: {leaked} queries are in the database or the training set too",) if leaked else ()),
-    )
+    return [f"{folder}: {leaked} queries are in the database or the training set too"] if leaked else []
 
 
 def _common_tail(parts: list[str], others: list[str]) -> int:

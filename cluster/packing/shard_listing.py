@@ -103,5 +103,8 @@ def _options(content: str, pattern: str) -> list[str]:
 def _read_list(uri: str) -> Iterator[str]:
     folder = uri.rpartition("/")[0]
     for line in storage.read_bytes(uri).decode(errors="surrogateescape").splitlines():
-        if line.strip():
-            yield storage.absolute(storage.join(folder, line.strip()))
+        name = line.strip()
+        if name and storage.is_s3(name):
+            yield storage.absolute(name)
+        elif name:
+            yield storage.absolute(storage.join(folder, name))

@@ -127,11 +127,12 @@ def _read_record(task: ScanTask, known: storage.Stat) -> ScanRecord | None:
         record = ScanRecord.model_validate_json(storage.read_bytes(record_uri(task.records_uri, task.uri)))
         if (record.uri, record.bytes, record.version) != (task.uri, known.bytes, known.version):
             return None
-        if task.with_keys and storage.stat(record.keys_uri).bytes != record.count * KEY_DIGEST_BYTES:
-            return None
+        if not task.with_keys:
+            return record
+        whole = record.keys_uri and storage.stat(record.keys_uri).bytes == record.count * KEY_DIGEST_BYTES
+        return record if whole else None
     except (NotFound, ValidationError):
         return None
-    return record if record.keys_uri or not task.with_keys else None
 
 
 def _starts(digests: list[bytes]) -> tuple[int, ...]:

@@ -5,7 +5,7 @@ Knows nothing of the files that the images come from (`cluster.packing.cifar10_f
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from importlib import resources
 
@@ -34,7 +34,7 @@ def cifar10(config: PackConfig) -> Source:
     if protocol not in _PROTOCOLS:
         raise ConfigError(f"protocol {protocol!r} of cifar10: expected {', '.join(_PROTOCOLS)}")
     images = read_cifar10(config.data, download=config.download and not config.dry_run)
-    items = tuple(_PROTOCOLS[protocol](images, config))
+    items = tuple(deal(images, protocol, config.seed))
     return Source(
         "cifar10",
         items,
@@ -46,7 +46,17 @@ def cifar10(config: PackConfig) -> Source:
     )
 
 
-def _cibhash(images: Cifar10, config: PackConfig) -> Iterable[SourceItem]:
+def deal(images: Cifar10, protocol: str, seed: int) -> Iterator[SourceItem]:
+    """The items of all splits of a protocol; one for each split that an image belongs to.
+
+    Raises:
+        ConfigError: the protocol needs the order of the batches, and these images come without it.
+        DataError: too few images for the protocol.
+    """
+    return _PROTOCOLS[protocol](images, seed)
+
+
+def _cibhash(images: Cifar10, seed: int) -> Iterator[SourceItem]:
     """10,000 queries (all test images), 50,000 database, 5,000 of them for training: the sizes of the paper."""
     if images.in_batch_order:
         listed = _listed_train_keys()
@@ -56,7 +66,7 @@ def _cibhash(images: Cifar10, config: PackConfig) -> Iterable[SourceItem]:
     yield from _dealt(query=images.test, database=images.train, train=chosen)
 
 
-def _official_seed0(images: Cifar10, config: PackConfig) -> Iterable[SourceItem]:
+def _official_seed0(images: Cifar10, seed: int) -> Iterator[SourceItem]:
     """The released code's: NumPy's generator, seeded with 0, permutes every class, then shuffles the test batch.
 
     Source: utils/data.py:125-155 and utils/gaussian_blur.py:3 of github.com/zexuanqiu/CIBHash at 4c3b273d.
@@ -82,25 +92,25 @@ def _official_seed0(images: Cifar10, config: PackConfig) -> Iterable[SourceItem]
     )
 
 
-def _mecoq_i(images: Cifar10, config: PackConfig) -> Iterable[SourceItem]:
+def _mecoq_i(images: Cifar10, seed: int) -> Iterator[SourceItem]:
     """10,000 queries, and all 50,000 others for database and training: "CIFAR-10 (I)" of MeCoQ and Bi-half."""
     yield from _dealt(query=images.test, database=images.train, train=images.train)
 
 
-def _deephash(images: Cifar10, config: PackConfig) -> Iterable[SourceItem]:
+def _deephash(images: Cifar10, seed: int) -> Iterator[SourceItem]:
     """100 queries of every class, the other 59,000 as database, 500 of every class of them for training; seeded."""
     query: list[SourceItem] = []
     database: list[SourceItem] = []
     chosen: list[SourceItem] = []
     for of_class in _by_class((*images.train, *images.test), QUERIES_PER_CLASS + TRAIN_PER_CLASS):
-        ordered = sorted(of_class, key=lambda item: seeded_rank(config.seed, "deephash", item.key))
+        ordered = sorted(of_class, key=lambda item: seeded_rank(seed, "deephash", item.key))
         query += ordered[:QUERIES_PER_CLASS]
         database += ordered[QUERIES_PER_CLASS:]
         chosen += ordered[QUERIES_PER_CLASS : QUERIES_PER_CLASS + TRAIN_PER_CLASS]
     yield from _dealt(query=query, database=database, train=chosen)
 
 
-def _dealt(**splits: Iterable[SourceItem]) -> Iterable[SourceItem]:
+def _dealt(**splits: Iterable[SourceItem]) -> Iterator[SourceItem]:
     for name, items in splits.items():
         yield from (replace(item, split=name) for item in items)
 
@@ -126,7 +136,7 @@ def _listed_train_keys() -> frozenset[str]:
     return frozenset(f"train-{name}-{int(number):04d}" for name, *numbers in lines for number in numbers)
 
 
-_PROTOCOLS: dict[str, Callable[[Cifar10, PackConfig], Iterable[SourceItem]]] = {
+_PROTOCOLS: dict[str, Callable[[Cifar10, int], Iterator[SourceItem]]] = {
     "cibhash": _cibhash,
     "official_seed0": _official_seed0,
     "mecoq_i": _mecoq_i,
