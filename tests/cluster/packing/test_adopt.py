@@ -28,7 +28,6 @@ def img2dataset(root: Path) -> Path:
                 "caption": f"photo {key}",
                 "url": f"http://x/{key}.jpg",
                 "key": key,
-                "status": "success",
                 "width": 12,
             }
             members += [(f"{key}.jpg", png(plain_image(100 * number + position)))]
@@ -75,9 +74,8 @@ def test_img2datasets_shards_become_a_dataset(ray_local: None, tmp_path: Path) -
     ]
     samples = samples_of(str(root))
     assert [sample.id for sample in samples] == list(range(9))
-    assert [sample.key for sample in samples] == [
-        f"{n:05d}{p:04d}" for n, count in enumerate(COUNTS) for p in range(count)
-    ]
+    keys = [f"{number:05d}{position:04d}" for number, count in enumerate(COUNTS) for position in range(count)]
+    assert [sample.key for sample in samples] == keys
     assert samples[4].image == png(plain_image(101))
 
     manifest_bytes = (root / "dataset.json").read_bytes()

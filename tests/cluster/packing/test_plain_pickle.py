@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cibhash.errors import DataError
@@ -105,6 +105,7 @@ def test_every_cut_is_an_error() -> None:
             read_plain(content[:length], "file")
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=40), st.integers(0, 200))
 def test_damage_is_a_data_error_or_harmless(noise: bytes, at: int) -> None:
     content = pickle.dumps({"data": np.zeros((2, 4), np.uint8), "labels": [1, 2], "names": ["a"] * 5}, 2)

@@ -24,7 +24,7 @@ def test_by_count() -> None:
     assert list(by_count([], 3)) == []
 
 
-@settings(max_examples=25)
+@settings(max_examples=25, deadline=None)
 @given(
     st.lists(st.integers(0, 9000), min_size=1, max_size=40),
     st.sampled_from([(), (3,), tuple(range(300))]),

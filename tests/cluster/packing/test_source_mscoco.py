@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cibhash.errors import DataError, NotFound
@@ -63,6 +63,7 @@ JSON = st.recursive(
 )
 
 
+@settings(max_examples=50, deadline=None)
 @given(st.dictionaries(st.text(max_size=3), JSON, max_size=4), st.sampled_from([None, 0, 2]))
 def test_elements_are_those_of_the_whole(content: dict[str, Any], indent: int | None) -> None:
     expected = [(name, element) for name, of in content.items() if isinstance(of, list) for element in of]
