@@ -96,7 +96,7 @@ def test_pack_from_s3_to_s3(s3_bucket: str) -> None:
 
 @pytest.mark.ray
 def test_shards_on_s3_are_adopted_where_they_are(s3_bucket: str) -> None:
-    tars = [tar_bytes([(f"{n}{m}.jpg", b"%d" % n), (f"{n}{m}.json", b"{}")]) for n in range(3) for m in range(1)]
+    tars = [tar_bytes([(f"key{n}.jpg", b"%d" % n), (f"key{n}.json", b"{}")]) for n in range(3)]
     for number, content in enumerate(tars):
         storage.write_bytes(f"{s3_bucket}/laion/{number:05d}.tar", content)
     storage.write_bytes(f"{s3_bucket}/laion/00000.parquet", b"")
@@ -110,9 +110,9 @@ def test_shards_on_s3_are_adopted_where_they_are(s3_bucket: str) -> None:
     assert [shard.uri for shard in manifest.shards] == [f"{number:05d}.tar" for number in range(3)]
     samples = [s for shard in manifest.shards for s in shard_samples(f"{s3_bucket}/laion", shard)]
     assert [(sample.id, sample.key, sample.image) for sample in samples] == [
-        (0, "00", b"0"),
-        (1, "10", b"1"),
-        (2, "20", b"2"),
+        (0, "key0", b"0"),
+        (1, "key1", b"1"),
+        (2, "key2", b"2"),
     ]
     names = {uri.rpartition("/")[2] for uri in storage.list_uris(f"{s3_bucket}/laion")}
     assert names == {"00000.tar", "00001.tar", "00002.tar", "00000.parquet", "dataset.json", "run_report.json"}
