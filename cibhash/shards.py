@@ -73,30 +73,54 @@ def read_samples(stream: BinaryIO, shard: TarShard) -> Iterator[Sample]:
         CorruptShard: not a tar, truncated, altered, or samples that break the layout; names shard and key.
     """
     hashed = HashingStream(stream)
-    seen: set[str] = set()
-    try:
-        for position, raw in enumerate(group_by_keys(_members(hashed, shard.uri))):
-            key = raw["__key__"]
-            if key in seen:
-                raise CorruptShard(f"{shard.uri}: key {key!r} comes twice, or its members are not adjacent")
-            seen.add(key)
-            if position >= shard.count:
-                raise CorruptShard(f"{shard.uri}: more samples than the {shard.count} its manifest lists ({key!r})")
-            yield _sample(shard.uri, shard.first_id + position, raw)
-    except tarfile.TarError as error:
-        raise CorruptShard(f"{shard.uri}: not a readable tar: {error}") from None
-    except ValueError as error:
-        raise CorruptShard(f"{shard.uri}: {error.args[0]}") from None
-    while hashed.read(1 << 20):
-        pass
-    if len(seen) != shard.count:
-        raise CorruptShard(f"{shard.uri}: {len(seen)} samples, its manifest says {shard.count}")
+    count = 0
+    for sample in unlisted_samples(hashed, shard.uri, shard.first_id):
+        if count == shard.count:
+            raise CorruptShard(f"{shard.uri}: more samples than the {count} its manifest lists ({sample.key!r})")
+        count += 1
+        yield sample
+    if count != shard.count:
+        raise CorruptShard(f"{shard.uri}: {count} samples, its manifest says {shard.count}")
     if hashed.num_bytes != shard.bytes:
         raise CorruptShard(f"{shard.uri}: {hashed.num_bytes} bytes, its manifest says {shard.bytes}")
     if hashed.hexdigest() != shard.sha256:
         raise CorruptShard(
             f"{shard.uri}: sha256 {hashed.hexdigest()[:16]}..., its manifest says {shard.sha256[:16]}..."
         )
+
+
+def unlisted_samples(stream: HashingStream, uri: str, first_id: int = 0) -> Iterator[Sample]:
+    """The samples of a tar that no manifest need describe; `stream` has been read to its end when they are exhausted.
+
+    Args:
+        stream: Positioned at the start of the tar; read sequentially.
+        uri: Of the tar, for messages.
+        first_id: Id of the first sample.
+
+    Raises:
+        CorruptShard: not a tar, or samples that break the layout; names shard and key.
+    """
+    seen: set[str] = set()
+    try:
+        for position, raw in enumerate(group_by_keys(_members(stream, uri))):
+            key = raw["__key__"]
+            if key in seen:
+                raise CorruptShard(f"{uri}: key {key!r} comes twice, or its members are not adjacent")
+            seen.add(key)
+            yield _sample(uri, first_id + position, raw)
+    except tarfile.TarError as error:
+        raise CorruptShard(f"{uri}: not a readable tar: {error}") from None
+    except ValueError as error:
+        raise CorruptShard(f"{uri}: {error.args[0]}") from None
+    while stream.read(1 << 20):
+        pass
+
+
+def label_members(labels: tuple[int, ...]) -> dict[str, bytes]:
+    """By suffix, the member beside an image that says its labels; none for an image without labels."""
+    if len(labels) == 1:
+        return {"cls": str(labels[0]).encode()}
+    return {"json": json.dumps({"labels": list(labels)}).encode()} if labels else {}
 
 
 def write_shard(path: Path, uri: str, samples: Iterable[SourceImage], first_id: int) -> TarShard:
@@ -118,11 +142,7 @@ def write_shard(path: Path, uri: str, samples: Iterable[SourceImage], first_id: 
             _check_source(sample, seen)
             seen.add(sample.key)
             members: dict[str, Any] = {"__key__": sample.key, sample.suffix: sample.image}
-            if len(sample.labels) == 1:
-                members["cls"] = str(sample.labels[0]).encode()
-            elif sample.labels:
-                members["json"] = json.dumps({"labels": list(sample.labels)}).encode()
-            writer.write(members)
+            writer.write({**members, **label_members(sample.labels)})
             count += 1
     with open(path, "rb") as written:
         digest = hashlib.file_digest(written, "sha256").hexdigest()

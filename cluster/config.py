@@ -71,26 +71,6 @@ class JobConfig(Section):
     """Print the resolved plan and touch nothing."""
 
 
-class PackConfig(JobConfig):
-    """Pack images into tar shards with a manifest, one dataset per split at OUTPUT/<split>."""
-
-    source: str
-    """A folder of class folders, a CSV, Parquet or JSONL list (path, optional key, labels, split), `digits`, or
-    `cifar10` (with --data)."""
-    output: str
-    """Where the datasets go: OUTPUT/<split>/dataset.json and its shards."""
-    data: str = ""
-    """Folder of the raw files of a named benchmark (cifar10: the folder of its tar shards)."""
-    name: str = ""
-    """Name of the dataset; default: the source's."""
-    splits: str = ""
-    """Seeded split of a source that has none, as shares: `query=0.1,database=0.9`. Empty: one split, `all`."""
-    samples_per_shard: PositiveInt = 5000
-    """Images per tar shard."""
-    seed: Seed = 0
-    """Seed of the split."""
-
-
 class EncodeConfig(JobConfig):
     """Encode every image of a dataset into a code table at OUTPUT."""
 

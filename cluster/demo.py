@@ -10,12 +10,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from cluster import storage
-from cluster.config import DemoConfig, EncodeConfig, EvaluateConfig, IndexConfig, PackConfig, ServeConfig
+from cluster.config import DemoConfig, EncodeConfig, EvaluateConfig, IndexConfig, ServeConfig
 from cluster.encoding.encode import encode
 from cluster.evaluation.evaluate import evaluate
 from cluster.evaluation.result_tables import format_table
 from cluster.index.build import build_index
 from cluster.packing.pack import pack
+from cluster.packing_config import PackConfig
 from cluster.runtime import ray_session
 from cluster.service.app import check_endpoint, serve
 from cluster.telemetry import log, show

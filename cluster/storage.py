@@ -18,7 +18,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, cast
 
 from cibhash.errors import AlreadyExists, ConfigError, NotFound, StorageError
 
@@ -343,3 +343,63 @@ def _s3_errors(uri: str, permission: str) -> Iterator[None]:
         raise StorageError(f"{uri}: S3 answered {status} {code}") from error
     except (BotoCoreError, Boto3Error) as error:
         raise StorageError(f"{uri}: {' '.join(str(error).split())}") from error
+
+
+class Stat(NamedTuple):
+    """What is known of a file or object without reading it."""
+
+    bytes: int
+    version: str
+    """Another one once the content is replaced: the ETag, or the time of the last change."""
+
+
+def stat(uri: str) -> Stat:
+    """Size and version of a file or object.
+
+    Raises:
+        NotFound: there is none.
+    """
+    if is_s3(uri):
+        bucket, key = _bucket_key(uri)
+        with _s3_errors(uri, "s3:GetObject"):
+            answer = _s3().head_object(Bucket=bucket, Key=key)
+        return Stat(answer["ContentLength"], answer["ETag"].strip('"'))
+    with _local_errors(uri):
+        found = os.stat(uri)
+    return Stat(found.st_size, str(found.st_mtime_ns))
+
+
+def list_uris(prefix: str) -> Iterator[str]:
+    """All files or objects below a folder or an S3 prefix, sorted by URI; hidden files and folders are left out.
+
+    Links to folders are followed, each folder once.
+
+    Raises:
+        StorageError: it cannot be listed; a local folder that is not there is NotFound, an S3 prefix is just empty.
+    """
+    if is_s3(prefix):
+        bucket, _, start = prefix.rstrip("/")[len("s3://") :].partition("/")
+        with _s3_errors(prefix, "s3:ListBucket"):
+            pages = _s3().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=f"{start}/" if start else "")
+            keys = (entry["Key"] for page in pages for entry in page.get("Contents", ()))
+            yield from (f"s3://{bucket}/{key}" for key in keys if not _is_hidden(key[len(start) :]))
+    else:
+        yield from sorted(_local_files(os.path.abspath(prefix)))
+
+
+def _local_files(root: str) -> Iterator[str]:
+    seen: set[str] = set()
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    with _local_errors(root):
+        for folder, folders, files in os.walk(root, onerror=fail, followlinks=True):
+            seen.add(os.path.realpath(folder))
+            kept = (name for name in sorted(folders) if not name.startswith("."))
+            folders[:] = [name for name in kept if os.path.realpath(os.path.join(folder, name)) not in seen]
+            yield from (os.path.join(folder, name) for name in files if not name.startswith("."))
+
+
+def _is_hidden(path: str) -> bool:
+    return any(part.startswith(".") for part in path.split("/")) or path.endswith("/")

@@ -11,6 +11,7 @@ from importlib import metadata
 
 COMMANDS = {
     "pack": "pack images into tar shards",
+    "adopt": "make a dataset of tar shards that are there, without copying",
     "doctor": "check tar shards before GPU time is spent",
     "train": "train a hash encoder, without labels",
     "sweep": "train many heads on the same cached views and compare them",

@@ -38,7 +38,7 @@ from jobs.recipe_file import (
 )
 
 C = TypeVar("C", bound=JobConfig)
-POSITIONAL = {"source": "SOURCE", "query": "QUERY", "datasets": "DATASET"}
+POSITIONAL = {"source": "SOURCE", "query": "QUERY", "datasets": "DATASET", "tar_shards": "SHARDS"}
 """Fields given without a flag, and how the help calls them."""
 _HAS_PACKAGED = TrainConfig
 """Whose settings the packaged recipes are: only there, and in what extends it, a recipe may be given by name."""

@@ -14,8 +14,8 @@ from typing import Any
 from cibhash.errors import ConfigError, DataError, NotFound
 from cibhash.shards import MAX_KEY_BYTES
 from cluster import storage
-from cluster.config import PackConfig
 from cluster.packing.source_items import Source, SourceItem, image_suffix, path_item, safe_key
+from cluster.packing_config import PackConfig
 from cluster.telemetry import log
 
 LIST_SUFFIXES = (".csv", ".parquet", ".jsonl")

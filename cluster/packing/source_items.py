@@ -10,10 +10,14 @@ hex digits of its SHA-256 and a `~`. Keys are unique within a split; repeated on
 """
 
 import hashlib
+import io
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import PurePosixPath
+
+import numpy as np
+from PIL import Image
 
 from cibhash.errors import DataError
 from cibhash.shards import IMAGE_SUFFIXES, MAX_KEY_BYTES
@@ -39,6 +43,8 @@ class SourceItem:
     """Bytes from the offset on; -1: the whole file."""
     data: bytes = b""
     """The image itself, where no file holds it."""
+    planes: int = 0
+    """Side of the square image whose red, green and blue planes `data` is, to become a PNG; 0: `data` is a file."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +57,18 @@ class Source:
     """Names of the labels 0, 1, ...; empty where the source has none."""
     left_out: int = 0
     """Images that belong to no split."""
+    split_name: str = ""
+    """What the split is called: a benchmark's protocol; empty where splits are the person's own."""
+    seeded: bool = False
+    """Whether the split depends on the config's seed."""
+    published: dict[str, str] = field(default_factory=dict)
+    """By split, the checksum that this split is known to have (`cluster.packing.split_identity`)."""
+    missing: tuple[str, ...] = ()
+    """Images that the source names and that are not there."""
+    may_miss: bool = False
+    """Images that are missing or no images are left out and counted; otherwise the first one ends the job."""
+    warnings: tuple[str, ...] = ()
+    """What a person must know of the source, one line each."""
 
 
 def seeded_rank(seed: int, purpose: str, key: str) -> bytes:
@@ -64,9 +82,22 @@ def read_image(item: SourceItem) -> bytes:
     Raises:
         StorageError: they cannot be read.
     """
+    if item.planes:
+        return planes_png(item.data, item.planes)
     if item.data:
         return item.data
     return storage.read_bytes(item.uri) if item.size < 0 else storage.read_range(item.uri, item.offset, item.size)
+
+
+def planes_png(planes: bytes, side: int) -> bytes:
+    """A square image given by its red, green and blue planes, row by row, as PNG.
+
+    It is stored, not compressed: at 32 pixels that costs little, and its bytes depend on no compressor's version.
+    """
+    pixels = np.frombuffer(planes, np.uint8).reshape(3, side, side).transpose(1, 2, 0)
+    buffer = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(pixels)).save(buffer, "PNG", compress_level=0)
+    return buffer.getvalue()
 
 
 def safe_key(name: str) -> str:

@@ -5,17 +5,33 @@ Knows nothing of tar shards. Nothing but names and labels is read here; an item 
 
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from cibhash.errors import ConfigError, DataError, NotFound
 from cibhash.shards import IMAGE_SUFFIXES
 from cluster import storage
-from cluster.config import PackConfig
-from cluster.packing.source_benchmarks import cifar10, digits
+from cluster.packing.source_cifar10 import cifar10
+from cluster.packing.source_digits import digits
 from cluster.packing.source_files import LIST_SUFFIXES, image_folder, image_list
 from cluster.packing.source_items import Source, SourceItem, seeded_rank
+from cluster.packing.source_mscoco import mscoco
+from cluster.packing.source_nuswide import nuswide
+from cluster.packing_config import PackConfig
 
+BENCHMARKS: dict[str, Callable[[PackConfig], Source]] = {
+    "digits": digits,
+    "cifar10": cifar10,
+    "nuswide": nuswide,
+    "mscoco": mscoco,
+}
+_ONLY_FOR = {
+    "data": ("cifar10", "nuswide", "mscoco"),
+    "protocol": ("cifar10", "nuswide", "mscoco"),
+    "lists": ("nuswide", "mscoco"),
+    "download": ("cifar10",),
+}
+"""Fields that mean nothing to other sources."""
 ONE_SPLIT = "all"
 _SPLIT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
@@ -28,7 +44,12 @@ def open_source(config: PackConfig) -> Source:
         ConfigError: a source that cannot be listed, or splits asked of one that has its own.
         DataError: an empty source, a file that is no image, or a key that comes twice.
     """
-    source = _lister(config.source)(config)
+    lister = _lister(config.source)
+    for name, benchmarks in _ONLY_FOR.items():
+        if getattr(config, name) and config.source not in benchmarks:
+            raise ConfigError(f"{name} {getattr(config, name)!r} is for {', '.join(benchmarks)}, not {config.source}")
+    source = lister(config)
+    check_missing(source.missing, source.items, config)
     if not source.items:
         raise DataError(f"{config.source}: no images found ({', '.join(IMAGE_SUFFIXES)})")
     if config.splits:
@@ -36,9 +57,13 @@ def open_source(config: PackConfig) -> Source:
         if own is not None:
             raise ConfigError(f"splits {config.splits!r}: {config.source} has its own splits ({own.split!r})")
         dealt = tuple(assign_splits(source.items, config.splits, config.seed))
-        source = replace(source, items=dealt, left_out=len(source.items) - len(dealt))
+        left_out = len(source.items) - len(dealt)
+        source = replace(source, items=dealt, left_out=left_out, split_name=config.splits, seeded=True)
     else:
-        source = replace(source, items=tuple(i if i.split else replace(i, split=ONE_SPLIT) for i in source.items))
+        whole = not any(item.split for item in source.items)
+        items = tuple(replace(item, split=ONE_SPLIT) for item in source.items) if whole else source.items
+        name = source.split_name or (ONE_SPLIT if whole else f"{source.name}/own")
+        source = replace(source, items=items, split_name=name)
     _check_items(source.items)
     return replace(source, name=config.name or source.name)
 
@@ -65,17 +90,31 @@ def assign_splits(items: Iterable[SourceItem], shares: str, seed: int) -> Iterat
         start = end
 
 
+def check_missing(missing: Sequence[str], present: Iterable[SourceItem], config: PackConfig) -> None:
+    """Refuses a source of which too many images are missing.
+
+    Raises:
+        DataError: naming the count, the limit and the first of them.
+    """
+    images = len({item.key for item in present}) + len(missing)
+    if len(missing) > config.max_missing * images:
+        raise DataError(
+            f"{config.source}: {len(missing):,} of {images:,} images are missing or no images, the limit is "
+            f"{config.max_missing:.2%} (--max-missing); first: {missing[0]}"
+        )
+
+
 def _lister(source: str) -> Callable[[PackConfig], Source]:
-    if source in ("digits", "cifar10"):
+    if source in BENCHMARKS:
         if os.path.exists(source):
             raise ConfigError(f"{source} is a benchmark and a file or folder here: write ./{source} for the latter")
-        return digits if source == "digits" else cifar10
+        return BENCHMARKS[source]
     if source.lower().endswith(LIST_SUFFIXES):
         return image_list
     if storage.is_s3(source):
         raise ConfigError(f"{source}: a folder on S3 is packed from a list of its images ({', '.join(LIST_SUFFIXES)})")
     if not os.path.exists(source):
-        raise NotFound(f"{source}: no such folder or list, and not one of digits, cifar10")
+        raise NotFound(f"{source}: no such folder or list, and not one of {', '.join(BENCHMARKS)}")
     if not os.path.isdir(source):
         raise ConfigError(f"{source}: expected a folder or a list ({', '.join(LIST_SUFFIXES)})")
     return image_folder

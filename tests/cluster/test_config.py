@@ -7,24 +7,25 @@ import pytest
 from pydantic import ValidationError
 
 from cluster import config as configs
-from cluster import doctor_config, training_config
+from cluster import doctor_config, packing_config, training_config
 from cluster.config import (
     DemoConfig,
     EncodeConfig,
     EvaluateConfig,
     IndexConfig,
     JobConfig,
-    PackConfig,
     RetrieveConfig,
     SearchConfig,
     ServeConfig,
 )
 from cluster.doctor_config import DoctorConfig
+from cluster.packing_config import AdoptConfig, PackConfig
 from cluster.training_config import SweepConfig, TrainConfig
 
 _NEEDED: dict[type[JobConfig], dict[str, Any]] = {
     PackConfig: {"source": "a", "output": "b"},
     DoctorConfig: {"datasets": ("a",)},
+    AdoptConfig: {"tar_shards": "a/{0..9}/x.tar", "output": "b"},
     TrainConfig: {"dataset": "a", "output": "b"},
     SweepConfig: {"dataset": "a", "output": "b"},
     EncodeConfig: {"encoder": "a", "dataset": "b", "output": "c"},
@@ -99,7 +100,12 @@ _BAD: list[tuple[type[JobConfig], dict[str, Any], str]] = [
     (DoctorConfig, {"offenders": -1}, "offenders"),
     (DoctorConfig, {"fix": "b", "decode": False}, "fix needs to decode"),
     (PackConfig, {"samples_per_shard": 0}, "samples_per_shard"),
+    (PackConfig, {"samples_per_shard": 5, "bytes_per_shard": "1MB"}, "exclude each other"),
+    (PackConfig, {"bytes_per_shard": "a lot"}, "bytes_per_shard 'a lot'"),
+    (PackConfig, {"bytes_per_shard": "0MB"}, "bytes_per_shard '0MB'"),
+    (PackConfig, {"max_missing": 1.5}, "max_missing"),
     (PackConfig, {"seed": -1}, "seed"),
+    (AdoptConfig, {"tar_shards": "a/{0..9}/x.tar", "output": ""}, "output is needed"),
     (EncodeConfig, {"batch_size": 0}, "batch_size"),
     (EncodeConfig, {"num_workers": 0}, "num_workers"),
     (EncodeConfig, {"max_quarantined": 1.5}, "max_quarantined"),
@@ -168,6 +174,35 @@ def test_code_lengths_are_written_as_people_write_them(given: object, lengths: t
     assert EvaluateConfig.model_validate({**_NEEDED[EvaluateConfig], "bits": given}).bits == lengths
 
 
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("256MB", 256_000_000), ("1GiB", 2**30), ("1.5 kib", 1536), ("4096", 4096), ("2tb", 2 * 10**12), ("7B", 7)],
+)
+def test_sizes_are_written_as_people_write_them(text: str, size: int) -> None:
+    config = PackConfig(source="a", output="b", bytes_per_shard=text)
+    assert (config.shard_bytes, config.shard_samples) == (size, 0)
+
+
+def test_shards_are_limited_by_count_unless_a_size_is_given() -> None:
+    assert PackConfig(source="a", output="b").shard_samples == 5000
+    assert PackConfig(source="a", output="b", samples_per_shard=7).shard_samples == 7
+
+
+@pytest.mark.parametrize(
+    ("shards", "output"),
+    [
+        ("s3://bucket/laion", "s3://bucket/laion"),
+        ("s3://bucket/laion/{00000..00099}.tar", "s3://bucket/laion"),
+        ("data/list.txt", "data"),
+        ("data/00000.tar", "data"),
+        ("{0..9}.tar", "."),
+    ],
+)
+def test_a_dataset_is_adopted_beside_its_shards(shards: str, output: str) -> None:
+    assert AdoptConfig(tar_shards=shards).output == output
+    assert AdoptConfig(tar_shards=shards, output="elsewhere").output == "elsewhere"
+
+
 def test_code_lengths_are_put_in_order() -> None:
     """The encoder wants them ascending, a person may write 64,16."""
     assert TrainConfig.model_validate({**_NEEDED[TrainConfig], "bits": "64,16"}).bits == (16, 64)
@@ -207,7 +242,7 @@ def test_no_config_reads_the_environment(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_all_job_configs_are_tested_here() -> None:
     found = {
         c
-        for c in (vars(configs) | vars(doctor_config) | vars(training_config)).values()
+        for c in (vars(configs) | vars(doctor_config) | vars(packing_config) | vars(training_config)).values()
         if isinstance(c, type) and issubclass(c, JobConfig) and c is not JobConfig
     }
     assert found == set(_NEEDED)

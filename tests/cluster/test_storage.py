@@ -262,3 +262,30 @@ def test_reading_into_a_full_device_is_a_storage_error(tmp_path: Path) -> None:
     storage.write_bytes(str(tmp_path / "a"), b"x" * 1_000_000)
     with pytest.raises(StorageError, match="/dev/full"):
         storage.get_file(str(tmp_path / "a"), Path("/dev/full"))
+
+
+def test_all_files_below_a_folder_are_listed_in_order(tmp_path: Path) -> None:
+    for name in ("b.tar", "a/2.tar", "a/1.tar", "a-b/3.tar", ".hidden/x.tar", "a/.part.tar"):
+        storage.write_bytes(str(tmp_path / "root" / name), b"x")
+    os.symlink(tmp_path / "root", tmp_path / "root/a/again")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/4.tar").write_bytes(b"x")
+    os.symlink(tmp_path / "elsewhere", tmp_path / "root/link")
+    found = [uri.removeprefix(f"{tmp_path}/root/") for uri in storage.list_uris(str(tmp_path / "root"))]
+    assert found == ["a-b/3.tar", "a/1.tar", "a/2.tar", "b.tar", "link/4.tar"]
+    with pytest.raises(NotFound, match=f"{tmp_path}/none"):
+        list(storage.list_uris(str(tmp_path / "none")))
+
+
+def test_stat_tells_size_and_change(tmp_path: Path) -> None:
+    uri = str(tmp_path / "a")
+    storage.write_bytes(uri, b"12345")
+    first = storage.stat(uri)
+    assert first == storage.stat(uri)
+    assert first.bytes == 5
+    storage.write_bytes(uri, b"54321")
+    os.utime(uri, ns=(1, 2))
+    assert storage.stat(uri).bytes == 5
+    assert storage.stat(uri).version != first.version
+    with pytest.raises(NotFound, match=f"{tmp_path}/b"):
+        storage.stat(str(tmp_path / "b"))

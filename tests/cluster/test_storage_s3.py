@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -125,3 +126,29 @@ def test_an_endpoint_that_does_not_answer_is_a_storage_error(s3_bucket: str, mon
         storage.read_bytes(uri)
     assert caught.value.exit_code == 4
     assert not isinstance(caught.value, NotFound)
+
+
+def test_objects_below_a_prefix_are_listed_page_by_page(s3_bucket: str) -> None:
+    client: Any = storage._s3()
+    client.meta.events.register("before-parameter-build.s3.ListObjectsV2", lambda params, **_: params.update(MaxKeys=2))
+    names = [f"data/{number:04d}.tar" for number in range(5)]
+    for name in (*names, "data/.adopt/x.json", "data-2/y.tar", "data/deep/z.tar"):
+        client.put_object(Bucket=s3_bucket[5:], Key=name, Body=b"")
+    expected = [f"{s3_bucket}/{name}" for name in (*names, "data/deep/z.tar")]
+    assert list(storage.list_uris(f"{s3_bucket}/data")) == expected
+    assert list(storage.list_uris(f"{s3_bucket}/data/")) == expected
+    assert len(list(storage.list_uris(s3_bucket))) == len(expected) + 1
+    assert list(storage.list_uris(f"{s3_bucket}/nothing")) == []
+    with pytest.raises(NotFound, match="no-such-bucket"):
+        list(storage.list_uris("s3://no-such-bucket/a"))
+
+
+def test_stat_tells_size_and_change(s3_bucket: str) -> None:
+    uri = f"{s3_bucket}/a"
+    storage.write_bytes(uri, b"12345")
+    first = storage.stat(uri)
+    assert (first, first.bytes) == (storage.stat(uri), 5)
+    storage.write_bytes(uri, b"54321")
+    assert storage.stat(uri).version != first.version
+    with pytest.raises(NotFound, match=f"{s3_bucket}/b"):
+        storage.stat(f"{s3_bucket}/b")

@@ -10,6 +10,7 @@ import pytest
 from cluster import storage
 from cluster.datasets import open_dataset, shard_samples
 from jobs.cli import COMMANDS, main
+from tests.datasets import tar_bytes
 from tests.patience import HANG_S
 from tests.s3 import s3_bucket as s3_bucket
 
@@ -35,7 +36,7 @@ def test_overview_lists_every_command(capsys: pytest.CaptureFixture[str]) -> Non
     ("argv", "message"),
     [
         (["trian"], "cibhash: error: unknown command 'trian': did you mean train?\n"),
-        (["xyz"], "cibhash: error: unknown command 'xyz': expected one of pack, doctor, train, "),
+        (["xyz"], "cibhash: error: unknown command 'xyz': expected one of pack, adopt, doctor, "),
     ],
 )
 def test_unknown_commands(argv: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -90,3 +91,28 @@ def test_pack_from_s3_to_s3(s3_bucket: str) -> None:
     }
     report = json.loads(storage.read_bytes(f"{s3_bucket}/out/run_report.json"))
     assert report["result"]["samples"] == 3
+
+
+@pytest.mark.ray
+def test_shards_on_s3_are_adopted_where_they_are(s3_bucket: str) -> None:
+    tars = [tar_bytes([(f"key{n}.jpg", b"%d" % n), (f"key{n}.json", b"{}")]) for n in range(3)]
+    for number, content in enumerate(tars):
+        storage.write_bytes(f"{s3_bucket}/laion/{number:05d}.tar", content)
+    storage.write_bytes(f"{s3_bucket}/laion/00000.parquet", b"")
+    storage.write_bytes(f"{s3_bucket}/laion-2/00009.tar", b"of another prefix")
+    done = run("adopt", f"{s3_bucket}/laion")
+    assert done.returncode == 0, done.stderr
+    line = json.loads(done.stdout)
+    assert (line["job"], line["status"], line["samples"], line["shards"]) == ("adopt", "ok", 3, 3)
+    assert (line["output"], line["name"], line["ignored"]) == (f"{s3_bucket}/laion", "laion", {".parquet": 1})
+    manifest = open_dataset(f"{s3_bucket}/laion")
+    assert [shard.uri for shard in manifest.shards] == [f"{number:05d}.tar" for number in range(3)]
+    samples = [s for shard in manifest.shards for s in shard_samples(f"{s3_bucket}/laion", shard)]
+    assert [(sample.id, sample.key, sample.image) for sample in samples] == [
+        (0, "key0", b"0"),
+        (1, "key1", b"1"),
+        (2, "key2", b"2"),
+    ]
+    names = {uri.rpartition("/")[2] for uri in storage.list_uris(f"{s3_bucket}/laion")}
+    assert names == {"00000.tar", "00001.tar", "00002.tar", "00000.parquet", "dataset.json", "run_report.json"}
+    assert not storage.exists(f"{s3_bucket}/laion/.adopt")

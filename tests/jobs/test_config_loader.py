@@ -14,11 +14,11 @@ from cluster.config import (
     EvaluateConfig,
     IndexConfig,
     JobConfig,
-    PackConfig,
     RetrieveConfig,
     SearchConfig,
     ServeConfig,
 )
+from cluster.packing_config import PackConfig
 from cluster.training_config import TrainConfig
 from jobs.config_loader import load_config
 from tests.patience import HANG_S

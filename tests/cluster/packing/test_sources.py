@@ -3,7 +3,6 @@
 import io
 import json
 import os
-import tarfile
 from collections import Counter
 from pathlib import Path
 from urllib.parse import unquote
@@ -15,10 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cibhash.errors import ConfigError, DataError, NotFound
-from cluster.config import PackConfig
-from cluster.packing.source_benchmarks import CIFAR10_DATABASE, CIFAR10_QUERY
 from cluster.packing.source_items import MAX_KEY_BYTES, Source, SourceItem, read_image, safe_key
 from cluster.packing.sources import assign_splits, open_source
+from cluster.packing_config import PackConfig
 
 
 def touch(root: Path, *names: str) -> Path:
@@ -231,42 +229,3 @@ def test_digit_images_are_the_scaled_pixels() -> None:
     centers = pixels[1:-1, 1:-1, 0].astype(float)
     assert abs(centers.mean() - raw.mean() * 255 / 16) < 12
     assert pixels.max() <= 255 * raw.max() / 16 + 0.5
-
-
-def fake_cifar10(folder: Path, broken: str = "") -> Path:
-    for name in (*CIFAR10_DATABASE, *CIFAR10_QUERY):
-        with tarfile.open(folder / name, "w") as tar:
-            for number in range(2):
-                key = f"{name[:-4]}-{number}"
-                members = {"jpg": f"jpeg of {key}".encode(), "cls": b"%d" % number}
-                for suffix, data in members.items():
-                    if name == broken and suffix == "cls":
-                        continue
-                    info = tarfile.TarInfo(f"{key}.{suffix}")
-                    info.size = len(data)
-                    tar.addfile(info, io.BytesIO(data))
-    return folder
-
-
-def test_cifar10_protocol_and_bytes(tmp_path: Path) -> None:
-    source = opened("cifar10", data=str(fake_cifar10(tmp_path)))
-    assert Counter(item.split for item in source.items) == {"database": 20, "query": 4, "train": 2}
-    assert {item.key for item in source.items if item.split == "train"} == {
-        "cifar10-database-000000-0",
-        "cifar10-database-000000-1",
-    }
-    for item in source.items:
-        assert read_image(item) == f"jpeg of {item.key}".encode()
-        assert item.labels == (int(item.key[-1]),)
-    assert source.classes[3] == "cat"
-
-
-def test_cifar10_errors_name_folder_and_shards(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="cifar10 needs data"):
-        opened("cifar10")
-    fake_cifar10(tmp_path, broken=CIFAR10_QUERY[1])
-    with pytest.raises(DataError, match="expected both"):
-        opened("cifar10", data=str(tmp_path))
-    (tmp_path / CIFAR10_DATABASE[4]).unlink()
-    with pytest.raises(NotFound, match=rf"{tmp_path}: cifar10-database-000004.tar is missing \(1 of 12\)"):
-        opened("cifar10", data=str(tmp_path))
