@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 
 from cibhash.errors import AlreadyExists, NotFound, StorageError
-from cluster import storage
+from cluster import s3_client, storage
 from tests.cluster.test_storage import race
-from tests.s3 import s3_bucket
+from tests.s3 import own_client, s3_bucket
 
-__all__ = ["s3_bucket"]
+__all__ = ["own_client", "s3_bucket"]
 
 
 def test_what_is_written_is_read_back(s3_bucket: str) -> None:
@@ -42,7 +42,6 @@ def test_create_only_and_swap_lose_to_another_writer(s3_bucket: str) -> None:
 
 def test_one_of_many_creators_and_swappers_wins(s3_bucket: str) -> None:
     uri = f"{s3_bucket}/manifest.json"
-    storage._s3()
     (first,) = race(lambda n: storage.create_bytes(uri, b"v%d" % n))
     assert storage.read_bytes(uri) == b"v%d" % first
     (second,) = race(lambda n: storage.swap_bytes(uri, b"v%d" % first, b"w%d" % n))
@@ -105,10 +104,12 @@ def test_large_files_are_copied_both_ways(s3_bucket: str, tmp_path: Path) -> Non
         assert stream.read(1000) == content[1000:2000]
 
 
-def test_an_endpoint_that_does_not_answer_is_a_storage_error(s3_bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_endpoint_that_does_not_answer_is_a_storage_error(
+    s3_bucket: str, own_client: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     monkeypatch.setattr("time.sleep", lambda _: None)
-    storage._s3.cache_clear()
+    s3_client.forget_client()
     uri = f"{s3_bucket}/a"
     with pytest.raises(StorageError, match=uri) as caught:
         storage.read_bytes(uri)
