@@ -148,7 +148,9 @@ def _failure(error: Exception) -> str:
     from botocore.exceptions import HTTPClientError
 
     if type(error) is HTTPClientError:  # of unforeseen errors the text may be anything, a header with its value too
-        return f"the request could not be sent ({type(error.kwargs.get('error')).__name__})"
+        inner = error.kwargs.get("error")
+        hint = ", do the credentials hold a line break?" if isinstance(inner, ValueError) else ""
+        return f"the request could not be sent ({type(inner).__name__}{hint})"
     return redacted(" ".join(str(error).split()))
 
 

@@ -403,6 +403,7 @@ def test_no_error_and_no_log_line_holds_credentials(
     said += capfd.readouterr().err
     assert len(re.findall("tried again", said)) > 10
     assert uri in said
+    assert "do the credentials hold a line break?" in said
     for hidden in (key, secret, token):
         assert hidden not in said
     assert asked
