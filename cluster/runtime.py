@@ -4,6 +4,7 @@ Knows nothing of the jobs. A private local Ray gets its own folder and token and
 joined only when an address is configured or `ray job submit` has set one for its driver.
 """
 
+import json
 import logging
 import os
 import platform
@@ -15,13 +16,25 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import metadata
+from typing import Any
 
 from cibhash import __version__
 from cibhash.errors import CIBHashError, ConfigError
 from cluster.config import RayConfig
+from cluster.redaction import redacted
 from cluster.telemetry import log
 
 SUBMITTED_ADDRESS = "RAY_ADDRESS"
+SUBMITTED_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+"""Set by `ray job submit` for the driver that it runs."""
+STORAGE_SETTINGS = (
+    "AWS_ENDPOINT_URL",
+    "AWS_ENDPOINT_URL_S3",
+    "AWS_REGION",
+    "AWS_DEFAULT_REGION",
+    "AWS_REQUEST_CHECKSUM_CALCULATION",
+)
+"""What workers on other nodes must know of S3 like the driver. Never credentials: each node has its own."""
 MIN_LOGICAL_CPUS = 8
 OBJECT_STORE_BYTES = 512 * 2**20
 _CONNECT_TIMEOUT_S = 10.0
@@ -47,7 +60,7 @@ def ray_session(config: RayConfig) -> Iterator[None]:
     if address:
         try:
             _check_reachable(address)
-            ray.init(address=address, log_to_driver=False)
+            ray.init(address=address, log_to_driver=False, runtime_env=_worker_environment())
         except (OSError, RuntimeError, ValueError) as error:
             raise ConfigError(f"no Ray cluster at {address}: {' '.join(str(error).split())[:200]}") from error
         try:
@@ -72,6 +85,20 @@ def ray_session(config: RayConfig) -> Iterator[None]:
     finally:
         ray.shutdown()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _worker_environment() -> dict[str, Any] | None:
+    """A runtime environment with the driver's storage settings, without those that the submitted job gives itself.
+
+    A private Ray needs none: its workers inherit the environment of this process.
+    """
+    job = json.loads(os.environ.get(SUBMITTED_JOB, "{}"))
+    given = ((job.get("runtime_env") or {}).get("env_vars") or {}).keys()
+    found = {name: os.environ[name] for name in STORAGE_SETTINGS if os.environ.get(name) and name not in given}
+    for name, value in found.items():
+        if redacted(value) != value:
+            raise ConfigError(f"{name}: holds credentials, which must not travel with a job: {redacted(value)}")
+    return {"env_vars": found} if found else None
 
 
 def _check_reachable(address: str) -> None:

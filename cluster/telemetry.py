@@ -13,13 +13,15 @@ from dataclasses import dataclass, field
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from cluster.redaction import redacted
+
 PLAIN_INTERVAL_S = 10.0
 
 
 def log(event: str, **fields: object) -> None:
-    """Writes one line: time, event, and `name=value` fields."""
+    """Writes one line: time, event, and `name=value` fields, without credentials."""
     details = " ".join(f"{name}={value}" for name, value in fields.items())
-    sys.stderr.write(f"{time.strftime('%H:%M:%S')} {event}{' ' if details else ''}{details}\n")
+    sys.stderr.write(redacted(f"{time.strftime('%H:%M:%S')} {event}{' ' if details else ''}{details}\n"))
     sys.stderr.flush()
 
 

@@ -25,7 +25,9 @@ from pydantic import BaseModel
 from cibhash.errors import CIBHashError, ConfigError, StorageError
 from cluster import storage
 from cluster.config import JobConfig
-from cluster.runtime import root_cause, versions
+from cluster.redaction import redacted
+from cluster.retries import retries, retries_since
+from cluster.runtime import SUBMITTED_JOB, root_cause, versions
 from cluster.telemetry import log
 from jobs.config_loader import load_config
 
@@ -36,8 +38,6 @@ FAILURE_FILE = "run_report_failed.json"
 INTERRUPTED, TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM
 _STORAGE_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _MESSAGE_LIMIT = 1000
-_SUBMITTED = "RAY_JOB_CONFIG_JSON_ENV_VAR"
-"""Set by `ray job submit` for the driver that it runs."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +78,7 @@ def run_job(
     arguments = [argument for argument in arguments if argument != "--traceback"]
     if "-h" in arguments or "--help" in arguments:
         return _show_help(job, cls, arguments)
-    started, clock = datetime.now(UTC), time.monotonic()
+    started, clock, before = datetime.now(UTC), time.monotonic(), retries()
     config: C | None = None
     failure: Failure | None = None
     fields: dict[str, Any] = {}
@@ -100,7 +100,7 @@ def run_job(
         status = "error" if failure else "dry-run" if config and config.dry_run else "ok"
         seconds = round(time.monotonic() - clock, 3)
         if config is not None and not config.dry_run:
-            _write_report(job, config, status, started, seconds, failure, fields)
+            _write_report(job, config, status, started, seconds, failure, fields, retries_since(before))
         if failure:
             fields |= {"error": failure.error, "error_type": failure.error_type, "exit_code": failure.exit_code}
         line = {"job": job, "status": status, **fields, "seconds": seconds}
@@ -116,7 +116,7 @@ def _refuse_lost_output(config: JobConfig) -> None:
     """
     for name in ("output", "fix"):
         output = getattr(config, name, "")
-        if not output or _SUBMITTED not in os.environ or storage.is_s3(output) or os.path.isabs(output):
+        if not output or SUBMITTED_JOB not in os.environ or storage.is_s3(output) or os.path.isabs(output):
             continue
         raise ConfigError(
             f"{name} {output!r}: relative, but a submitted job runs in a copy of the working folder that "
@@ -127,7 +127,7 @@ def _refuse_lost_output(config: JobConfig) -> None:
 def describe_failure(error: BaseException) -> Failure:
     """One line and an exit code for whatever ended the job."""
     cause = root_cause(error)
-    message = " ".join(str(cause).split())
+    message = redacted(" ".join(str(cause).split()))
     if isinstance(cause, KeyboardInterrupt):
         message, code = "interrupted", INTERRUPTED
     elif isinstance(cause, SystemExit):
@@ -142,12 +142,15 @@ def describe_failure(error: BaseException) -> Failure:
         code = ConfigError.exit_code
     else:
         message, code = f"{type(cause).__name__}: {message}".rstrip(": "), CIBHashError.exit_code
-    text = "".join(traceback.format_exception(error))
+    text = redacted("".join(traceback.format_exception(error)))
     return Failure(message[:_MESSAGE_LIMIT] or type(cause).__name__, type(cause).__name__, int(code), text)
 
 
 def plain(value: Any) -> Any:
-    """The value as JSON takes it: models, dataclasses, paths and NumPy scalars unfolded, NaN as null."""
+    """The value as JSON takes it: models, dataclasses, paths and NumPy scalars unfolded, NaN as null.
+
+    Credentials in texts are hidden.
+    """
     if isinstance(value, BaseModel):
         return plain(value.model_dump(mode="json"))
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -158,7 +161,9 @@ def plain(value: Any) -> Any:
         return [plain(item) for item in value]
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else None
-    if value is None or isinstance(value, str | int | bool):
+    if isinstance(value, str):
+        return redacted(value)
+    if value is None or isinstance(value, int | bool):
         return value
     if hasattr(value, "tolist"):
         return plain(value.tolist())
@@ -175,6 +180,7 @@ def _write_report(
     seconds: float,
     failure: Failure | None,
     result: dict[str, Any],
+    storage_retries: dict[str, int],
 ) -> None:
     """Leaves the report beside the output; a report that cannot be written is a line in the log, nothing more."""
     output = getattr(config, "output", "")
@@ -192,6 +198,7 @@ def _write_report(
         "versions": versions(),
         "started": started.isoformat(timespec="seconds"),
         "seconds": seconds,
+        "storage_retries": storage_retries,
         "driver_peak_memory_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
     }
     try:

@@ -12,7 +12,8 @@ from importlib import resources
 from cluster.doctor.results import DatasetSummary, DoctorReport, Finding, NamedOffender
 from cluster.doctor.scan import SIDE_EDGES
 from cluster.doctor.tables import percent, visible
-from cluster.evaluation.thumbnails import Original, Thumbnails, read_thumbnails
+from cluster.evaluation.thumbnails import Thumbnails, read_thumbnails
+from cluster.originals import Original
 
 MAX_PICTURES = 12
 """Offenders of a finding that are shown in the page; doctor.json has all that were named."""

@@ -11,6 +11,7 @@ from cibhash.errors import ConfigError, NotFound
 from cibhash.types import TarShard
 from cluster import storage
 from cluster.datasets import located
+from cluster.listing import list_folder
 from cluster.manifests import DatasetManifest, load_manifest
 from cluster.packing.pack import CLASSES_FILE
 
@@ -71,7 +72,7 @@ def _open(uri: str) -> list[Target]:
         return [_bare(uri, [uri])]
     if storage.exists(storage.join(uri, DatasetManifest.file_name)):
         return [_with_manifest(uri)]
-    names = storage.list_folder(uri)
+    names = list_folder(uri)
     folders = [storage.join(uri, name.rstrip("/")) for name in names if name.endswith("/")]
     splits = [folder for folder in folders if storage.exists(storage.join(folder, DatasetManifest.file_name))]
     if splits:

@@ -23,6 +23,7 @@ from cluster.encoders import EncoderInfo, encoder_info
 from cluster.encoding.shard_encoder import EncodingPlan, PartRecord, ShardEncoder, read_record
 from cluster.failures import raise_failure
 from cluster.manifests import CodeManifest, DatasetManifest, QuarantineTable, create_manifest, read_verified
+from cluster.retries import add_retries
 from cluster.runtime import ray_session, require_resources
 from cluster.telemetry import log, progress
 
@@ -125,6 +126,7 @@ def _encode_shards(
         if reused:
             log("encode: continuing", shards_done=reused, shards=len(dataset.shards))
         for row in pipeline.iter_rows():
+            add_retries(json.loads(row["retries"]))
             raise_failure(row["failure"])
             record = PartRecord.model_validate_json(row["record"])
             records[numbers[record.part.shard]] = record

@@ -28,6 +28,7 @@ from cluster.datasets import shard_samples
 from cluster.encoders import open_encoder
 from cluster.failures import described
 from cluster.manifests import CodePart, QuarantineTable
+from cluster.retries import retries, retries_since
 
 
 @dataclass(frozen=True)
@@ -123,17 +124,21 @@ class ShardEncoder:
 
         Returns:
             Columns `record` (JSON) and `failure`, one of them empty: `error_class message` of an error of this
-            project. Ray Data would wrap a raised one and lose its class.
+            project, for Ray Data would wrap a raised one and lose its class; and `retries` (JSON), what storage calls
+            had to be tried again meanwhile.
         """
-        records, failures = [], []
+        records, failures, tried_again = [], [], []
         for number, shard in zip(batch["number"], batch["shard"], strict=True):
+            before = retries()
             try:
                 record, failure = self.encode_shard(int(number), TarShard(**json.loads(shard))).model_dump_json(), ""
             except CIBHashError as error:
                 record, failure = "", described(error)
             records.append(record)
             failures.append(failure)
-        return {"record": np.array(records, dtype=object), "failure": np.array(failures, dtype=object)}
+            tried_again.append(json.dumps(retries_since(before)))
+        columns = {"record": records, "failure": failures, "retries": tried_again}
+        return {name: np.array(values, dtype=object) for name, values in columns.items()}
 
     def encode_shard(self, number: int, shard: TarShard) -> PartRecord:
         """Encodes one shard and commits its part, its quarantine part and their record."""

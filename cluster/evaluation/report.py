@@ -13,8 +13,9 @@ from cluster.evaluation.examples import Example, ExampleNeighbor
 from cluster.evaluation.methods import FLOAT_NAME, OURS, method_name
 from cluster.evaluation.result_tables import ASYMMETRIC_ABOUT, difference_about, empty_balls
 from cluster.evaluation.results import EMPTY_BALL_RADIUS, Evaluation, Interval, Margin, TableRecord
-from cluster.evaluation.thumbnails import Original, Thumbnails, read_thumbnails
+from cluster.evaluation.thumbnails import Thumbnails, read_thumbnails
 from cluster.index.shard_index import Row
+from cluster.originals import Original
 
 _MAX_REASONS = 3
 

@@ -13,21 +13,11 @@ from PIL import Image
 
 from cibhash.errors import BadImage, CIBHashError
 from cibhash.images import decode_image
-from cluster import storage
+from cluster.originals import Original, original_bytes
 
 EDGE_PIXELS = 128
 _LOSSLESS_EDGE_PIXELS = 64
 _READERS = 8
-
-
-@dataclass(frozen=True)
-class Original:
-    """Where the bytes of an image lie."""
-
-    uri: str
-    """Absolute URI of the tar shard."""
-    offset: int
-    size: int
 
 
 @dataclass(frozen=True)
@@ -60,10 +50,9 @@ def thumbnail(image: Image.Image) -> str:
 
 
 def _read(original: Original) -> tuple[str, str]:
-    where = f"{original.uri} at offset {original.offset}"
     try:
-        return thumbnail(decode_image(storage.read_range(original.uri, original.offset, original.size))), ""
+        return thumbnail(decode_image(original_bytes(original))), ""
     except BadImage as error:
-        return "", f"{where}: {error}"
+        return "", f"{original.uri} at offset {original.offset}: {error}"
     except CIBHashError as error:
         return "", str(error)

@@ -16,6 +16,7 @@ from cibhash.shards import HashingStream, unlisted_samples
 from cibhash.types import TarShard
 from cluster import storage
 from cluster.datasets import commit_dataset, find_dataset
+from cluster.listing import stat
 from cluster.manifests import DatasetManifest
 from cluster.packing.adopted_shard import ScanRecord, ScanTask, key_digest, record_uri, scan_one
 from cluster.packing.duplicate_keys import Repeated, combined, key_ranges, repeated_keys
@@ -158,7 +159,7 @@ def _refuse_unlike(output: str, found: DatasetManifest, name: str, split: str, u
     else:
         listed = {storage.join(output, shard.uri): shard.bytes for shard in found.shards}
         with ThreadPoolExecutor(_THREADS) as threads:
-            there = dict(zip(uris, threads.map(lambda uri: storage.stat(uri).bytes, uris), strict=True))
+            there = dict(zip(uris, threads.map(lambda uri: stat(uri).bytes, uris), strict=True))
         if listed == there:
             return
         first = min(uri for uri in listed.keys() | there.keys() if listed.get(uri) != there.get(uri))

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from cibhash.errors import CorruptShard, NotFound
 from cibhash.shards import HashingStream, unlisted_samples
 from cluster import storage
+from cluster.listing import Stat, stat
 
 KEY_DIGEST_BYTES = 16
 _END_MARK = bytes(1024)
@@ -75,7 +76,7 @@ def scan_one(task: ScanTask) -> Scanned:
         NotFound: there is no such shard.
         CorruptShard: it is not a whole tar, or its samples break the layout.
     """
-    known = storage.stat(task.uri)
+    known = stat(task.uri)
     record = _read_record(task, known)
     if record is not None:
         return Scanned(record, reused=True)
@@ -121,7 +122,7 @@ class _Tail:
         return chunk
 
 
-def _read_record(task: ScanTask, known: storage.Stat) -> ScanRecord | None:
+def _read_record(task: ScanTask, known: Stat) -> ScanRecord | None:
     """The record of the shard as it is now, with its keys where they are wanted."""
     try:
         record = ScanRecord.model_validate_json(storage.read_bytes(record_uri(task.records_uri, task.uri)))
@@ -129,7 +130,7 @@ def _read_record(task: ScanTask, known: storage.Stat) -> ScanRecord | None:
             return None
         if not task.with_keys:
             return record
-        whole = record.keys_uri and storage.stat(record.keys_uri).bytes == record.count * KEY_DIGEST_BYTES
+        whole = record.keys_uri and stat(record.keys_uri).bytes == record.count * KEY_DIGEST_BYTES
         return record if whole else None
     except (NotFound, ValidationError):
         return None

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from cibhash.errors import DataError
 from cluster import storage
+from cluster.listing import list_uris
 from cluster.packing.source_items import Source, SourceItem, path_item
 from cluster.packing_config import PackConfig
 
@@ -31,7 +32,7 @@ class ImageFinder:
     def __init__(self, folder: str) -> None:
         self._folder = folder
         self._by_name: dict[str, list[str]] = {}
-        for uri in storage.list_uris(folder):
+        for uri in list_uris(folder):
             self._by_name.setdefault(uri.rpartition("/")[2], []).append(uri)
 
     def find(self, path: str) -> str | None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from cibhash.errors import ConfigError, DataError, NotFound
 from cluster import storage
+from cluster.listing import list_uris
 from cluster.manifests import DatasetManifest
 
 MAX_SHARDS = 1_000_000
@@ -50,7 +51,7 @@ def list_shards(tar_shards: str) -> ShardListing:
                 f"{tar_shards}: no such folder; expected one, a pattern as in {{000..099}}.tar, or a list.txt"
             )
         uris = []
-        for uri in storage.list_uris(folder):
+        for uri in list_uris(folder):
             name = uri.rpartition("/")[2]
             if name.endswith(".tar"):
                 uris.append(uri)

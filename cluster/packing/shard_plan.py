@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from cibhash.shards import label_members
-from cluster import storage
+from cluster.listing import stat
 from cluster.packing.source_items import SourceItem, planes_png
 
 _BLOCK = 512
@@ -61,7 +61,7 @@ def _image_size(item: SourceItem) -> int:
         return _planes_size(item.planes)
     if item.data:
         return len(item.data)
-    return storage.stat(item.uri).bytes if item.size < 0 else item.size
+    return stat(item.uri).bytes if item.size < 0 else item.size
 
 
 @functools.cache

@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from cibhash.errors import ConfigError, DataError, NotFound
 from cluster import storage
+from cluster.listing import list_uris
 from cluster.packing.list_files import ListedImage, find_images, has_lists, listed_source
 from cluster.packing.source_items import Source, SourceItem, seeded_rank
 from cluster.packing_config import PackConfig
@@ -89,7 +90,7 @@ def _official(folder: str) -> tuple[tuple[str, ...], list[ListedImage]]:
     """The most frequent concepts, in alphabetical order, and the images that have any of them."""
     paths = storage.read_bytes(storage.join(folder, IMAGE_LIST)).decode(errors="surrogateescape").split()
     flags: dict[str, list[str]] = {}
-    for uri in storage.list_uris(storage.join(folder, LABELS)):
+    for uri in list_uris(storage.join(folder, LABELS)):
         concept = uri.rpartition("/")[2].removeprefix("Labels_").removesuffix(".txt")
         flags[concept] = storage.read_bytes(uri).decode(errors="replace").split()
         if len(flags[concept]) != len(paths) or not set(flags[concept]) <= {"0", "1"}:

@@ -5,6 +5,7 @@ Knows nothing of how shards are reached; that is the router's. Every error answe
 
 import asyncio
 import time
+from concurrent.futures import ThreadPoolExecutor
 from importlib import resources
 
 from fastapi import FastAPI, Request, Response
@@ -13,9 +14,9 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from cibhash.errors import StorageError
-from cluster import storage
+from cibhash.errors import DataError, StorageError
 from cluster.config import ServeConfig
+from cluster.originals import Original, media_type, original_bytes
 from cluster.service.arrow_answer import write_answer
 from cluster.service.http_guard import Guard
 from cluster.service.query_metrics import QueryMetrics
@@ -41,6 +42,8 @@ from cluster.service.schema import (
 MAX_RANDOM = 100
 PAGE_FILES = {"/": ("page.html", "text/html"), "/page.css": ("page.css", "text/css")}
 PAGE_FILES["/page.js"] = ("page.js", "text/javascript")
+_ORIGINAL_READERS = 8
+"""Threads of their own: storage that hangs must not hold up the answers to queries."""
 IMAGE_CACHE = "private, max-age=3600"
 """The page adds the index version to image addresses, so a new index is never answered from a cache."""
 
@@ -121,14 +124,19 @@ def _neighbor(found: Found, row_id: int, distance: int) -> Neighbor:
 
 
 def _add_rows(api: FastAPI, router: Router) -> None:
+    readers = ThreadPoolExecutor(_ORIGINAL_READERS, thread_name_prefix="originals")
+
     @api.get("/image/{row_id}")
     async def image(row_id: str) -> Response:
         row = await router.row(parse_int("id", row_id, 0, MAX_ID))
+        original = Original(row.shard, row.offset, row.size)
         try:
-            data = await asyncio.to_thread(storage.read_range, row.shard, row.offset, row.size)
+            data = await asyncio.get_running_loop().run_in_executor(readers, original_bytes, original)
         except StorageError as error:
             raise RequestRefused(503, f"image {row.id}: {error}") from None
-        return Response(data, media_type=image_type(data), headers={"Cache-Control": IMAGE_CACHE})
+        except DataError as error:
+            raise RequestRefused(500, f"image {row.id}: {error}") from None
+        return Response(data, media_type=media_type(data), headers={"Cache-Control": IMAGE_CACHE})
 
     @api.get("/random")
     async def random(request: Request) -> Response:
@@ -171,11 +179,11 @@ def _add_state(api: FastAPI, router: Router, config: ServeConfig) -> None:
 
 
 def _add_page(api: FastAPI) -> None:
-    for path, (name, media_type) in PAGE_FILES.items():
+    for path, (name, kind) in PAGE_FILES.items():
         content = resources.files("cluster.service").joinpath(name).read_bytes()
 
-        async def page(content: bytes = content, media_type: str = media_type) -> Response:
-            return Response(content, media_type=media_type, headers={"Cache-Control": "no-cache"})
+        async def page(content: bytes = content, kind: str = kind) -> Response:
+            return Response(content, media_type=kind, headers={"Cache-Control": "no-cache"})
 
         api.add_api_route(path, page, methods=["GET"])
 
@@ -202,17 +210,6 @@ def add_error_answers(api: FastAPI) -> None:
     @api.exception_handler(Exception)
     async def failed(_: Request, __: Exception) -> Response:
         return JSONResponse({"error": "internal error; the service's log has the details"}, 500)
-
-
-def image_type(data: bytes) -> str:
-    """The media type of image bytes by their first bytes; anything but JPEG, PNG and WebP is opaque."""
-    if data.startswith(b"\xff\xd8\xff"):
-        return "image/jpeg"
-    if data.startswith(b"\x89PNG\r\n\x1a\n"):
-        return "image/png"
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return "image/webp"
-    return "application/octet-stream"
 
 
 def _wanted(request: Request) -> Wanted:

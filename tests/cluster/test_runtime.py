@@ -9,7 +9,16 @@ import pytest
 
 from cibhash.errors import ConfigError, CorruptShard, StorageError
 from cluster.config import RayConfig
-from cluster.runtime import check_faiss, ray_session, require_resources, root_cause, versions
+from cluster.runtime import (
+    STORAGE_SETTINGS,
+    SUBMITTED_JOB,
+    _worker_environment,
+    check_faiss,
+    ray_session,
+    require_resources,
+    root_cause,
+    versions,
+)
 from tests.patience import HANG_S
 
 
@@ -115,6 +124,25 @@ def test_an_own_session_ends_with_its_block_and_leaves_nothing() -> None:
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count("no Ray cluster at 127.0.0.1:1") == 1
+
+
+def test_workers_elsewhere_are_told_the_storage_settings_but_no_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in STORAGE_SETTINGS:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.delenv(SUBMITTED_JOB, raising=False)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    assert _worker_environment() is None
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://store:9000")
+    monkeypatch.setenv("AWS_REGION", "eu-central-1")
+    assert _worker_environment() == {
+        "env_vars": {"AWS_ENDPOINT_URL": "http://store:9000", "AWS_REGION": "eu-central-1"}
+    }
+    monkeypatch.setenv(SUBMITTED_JOB, '{"runtime_env": {"env_vars": {"AWS_REGION": "eu-central-1"}}, "metadata": {}}')
+    assert _worker_environment() == {"env_vars": {"AWS_ENDPOINT_URL": "http://store:9000"}}
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://me:secret@store:9000")
+    with pytest.raises(ConfigError, match=r"AWS_ENDPOINT_URL: holds credentials") as caught:
+        _worker_environment()
+    assert "secret" not in str(caught.value)
 
 
 def _with_distributions(folder: Path, *names: str) -> str:

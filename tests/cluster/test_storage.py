@@ -11,6 +11,7 @@ import pytest
 
 from cibhash.errors import AlreadyExists, ConfigError, NotFound, StorageError
 from cluster import storage
+from cluster.listing import list_folder, list_uris, stat
 from tests.patience import HANG_S
 
 WRITERS = 16
@@ -191,12 +192,12 @@ def test_a_removed_file_is_gone_and_so_is_the_folder_that_it_leaves_empty(tmp_pa
 def test_a_folder_is_listed_by_name_folders_with_a_slash(tmp_path: Path) -> None:
     for name in ("b.tar", "a/c.tar", "a/deeper/d.tar"):
         storage.write_bytes(str(tmp_path / name), b"x")
-    assert storage.list_folder(str(tmp_path)) == ["a/", "b.tar"]
-    assert storage.list_folder(str(tmp_path / "a")) == ["c.tar", "deeper/"]
+    assert list_folder(str(tmp_path)) == ["a/", "b.tar"]
+    assert list_folder(str(tmp_path / "a")) == ["c.tar", "deeper/"]
     with pytest.raises(NotFound, match="gone"):
-        storage.list_folder(str(tmp_path / "gone"))
+        list_folder(str(tmp_path / "gone"))
     with pytest.raises(StorageError, match=r"b\.tar"):
-        storage.list_folder(str(tmp_path / "b.tar"))
+        list_folder(str(tmp_path / "b.tar"))
 
 
 def test_only_files_are_removed(tmp_path: Path) -> None:
@@ -271,21 +272,21 @@ def test_all_files_below_a_folder_are_listed_in_order(tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere/4.tar").write_bytes(b"x")
     os.symlink(tmp_path / "elsewhere", tmp_path / "root/link")
-    found = [uri.removeprefix(f"{tmp_path}/root/") for uri in storage.list_uris(str(tmp_path / "root"))]
+    found = [uri.removeprefix(f"{tmp_path}/root/") for uri in list_uris(str(tmp_path / "root"))]
     assert found == ["a-b/3.tar", "a/1.tar", "a/2.tar", "b.tar", "link/4.tar"]
     with pytest.raises(NotFound, match=f"{tmp_path}/none"):
-        list(storage.list_uris(str(tmp_path / "none")))
+        list(list_uris(str(tmp_path / "none")))
 
 
 def test_stat_tells_size_and_change(tmp_path: Path) -> None:
     uri = str(tmp_path / "a")
     storage.write_bytes(uri, b"12345")
-    first = storage.stat(uri)
-    assert first == storage.stat(uri)
+    first = stat(uri)
+    assert first == stat(uri)
     assert first.bytes == 5
     storage.write_bytes(uri, b"54321")
     os.utime(uri, ns=(1, 2))
-    assert storage.stat(uri).bytes == 5
-    assert storage.stat(uri).version != first.version
+    assert stat(uri).bytes == 5
+    assert stat(uri).version != first.version
     with pytest.raises(NotFound, match=f"{tmp_path}/b"):
-        storage.stat(str(tmp_path / "b"))
+        stat(str(tmp_path / "b"))

@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 
 from cibhash.errors import AlreadyExists, NotFound, StorageError
-from cluster import storage
+from cluster import s3_client, storage
+from cluster.listing import list_folder, list_uris, stat
 from tests.cluster.test_storage import race
-from tests.s3 import s3_bucket
+from tests.s3 import own_client, s3_bucket
 
-__all__ = ["s3_bucket"]
+__all__ = ["own_client", "s3_bucket"]
 
 
 def test_what_is_written_is_read_back(s3_bucket: str) -> None:
@@ -43,7 +44,6 @@ def test_create_only_and_swap_lose_to_another_writer(s3_bucket: str) -> None:
 
 def test_one_of_many_creators_and_swappers_wins(s3_bucket: str) -> None:
     uri = f"{s3_bucket}/manifest.json"
-    storage._s3()
     (first,) = race(lambda n: storage.create_bytes(uri, b"v%d" % n))
     assert storage.read_bytes(uri) == b"v%d" % first
     (second,) = race(lambda n: storage.swap_bytes(uri, b"v%d" % first, b"w%d" % n))
@@ -63,12 +63,12 @@ def test_a_removed_object_is_gone_and_a_missing_one_needs_no_removing(s3_bucket:
 def test_a_prefix_is_listed_as_a_folder_is(s3_bucket: str) -> None:
     for name in ("b.tar", "a/c.tar", "a/deeper/d.tar", "ab/e.tar", *(f"many/{n:04d}" for n in range(1005))):
         storage.write_bytes(f"{s3_bucket}/{name}", b"x")
-    assert storage.list_folder(s3_bucket) == ["a/", "ab/", "b.tar", "many/"]
-    assert storage.list_folder(f"{s3_bucket}/a") == storage.list_folder(f"{s3_bucket}/a/") == ["c.tar", "deeper/"]
-    assert len(storage.list_folder(f"{s3_bucket}/many")) == 1005
+    assert list_folder(s3_bucket) == ["a/", "ab/", "b.tar", "many/"]
+    assert list_folder(f"{s3_bucket}/a") == list_folder(f"{s3_bucket}/a/") == ["c.tar", "deeper/"]
+    assert len(list_folder(f"{s3_bucket}/many")) == 1005
     for gone in (f"{s3_bucket}/gone", f"{s3_bucket}/b.tar", "s3://no-such-bucket-here"):
         with pytest.raises(NotFound, match=gone):
-            storage.list_folder(gone)
+            list_folder(gone)
 
 
 def test_missing_objects_and_buckets_are_not_found(s3_bucket: str, tmp_path: Path) -> None:
@@ -117,10 +117,12 @@ def test_large_files_are_copied_both_ways(s3_bucket: str, tmp_path: Path) -> Non
         assert stream.read(1000) == content[1000:2000]
 
 
-def test_an_endpoint_that_does_not_answer_is_a_storage_error(s3_bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_endpoint_that_does_not_answer_is_a_storage_error(
+    s3_bucket: str, own_client: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     monkeypatch.setattr("time.sleep", lambda _: None)
-    storage._s3.cache_clear()
+    s3_client.forget_client()
     uri = f"{s3_bucket}/a"
     with pytest.raises(StorageError, match=uri) as caught:
         storage.read_bytes(uri)
@@ -128,27 +130,27 @@ def test_an_endpoint_that_does_not_answer_is_a_storage_error(s3_bucket: str, mon
     assert not isinstance(caught.value, NotFound)
 
 
-def test_objects_below_a_prefix_are_listed_page_by_page(s3_bucket: str) -> None:
-    client: Any = storage._s3()
+def test_objects_below_a_prefix_are_listed_page_by_page(s3_bucket: str, own_client: None) -> None:
+    client: Any = s3_client.client()
     client.meta.events.register("before-parameter-build.s3.ListObjectsV2", lambda params, **_: params.update(MaxKeys=2))
     names = [f"data/{number:04d}.tar" for number in range(5)]
     for name in (*names, "data/.adopt/x.json", "data-2/y.tar", "data/deep/z.tar"):
         client.put_object(Bucket=s3_bucket[5:], Key=name, Body=b"")
     expected = [f"{s3_bucket}/{name}" for name in (*names, "data/deep/z.tar")]
-    assert list(storage.list_uris(f"{s3_bucket}/data")) == expected
-    assert list(storage.list_uris(f"{s3_bucket}/data/")) == expected
-    assert len(list(storage.list_uris(s3_bucket))) == len(expected) + 1
-    assert list(storage.list_uris(f"{s3_bucket}/nothing")) == []
+    assert list(list_uris(f"{s3_bucket}/data")) == expected
+    assert list(list_uris(f"{s3_bucket}/data/")) == expected
+    assert len(list(list_uris(s3_bucket))) == len(expected) + 1
+    assert list(list_uris(f"{s3_bucket}/nothing")) == []
     with pytest.raises(NotFound, match="no-such-bucket"):
-        list(storage.list_uris("s3://no-such-bucket/a"))
+        list(list_uris("s3://no-such-bucket/a"))
 
 
 def test_stat_tells_size_and_change(s3_bucket: str) -> None:
     uri = f"{s3_bucket}/a"
     storage.write_bytes(uri, b"12345")
-    first = storage.stat(uri)
-    assert (first, first.bytes) == (storage.stat(uri), 5)
+    first = stat(uri)
+    assert (first, first.bytes) == (stat(uri), 5)
     storage.write_bytes(uri, b"54321")
-    assert storage.stat(uri).version != first.version
+    assert stat(uri).version != first.version
     with pytest.raises(NotFound, match=f"{s3_bucket}/b"):
-        storage.stat(f"{s3_bucket}/b")
+        stat(f"{s3_bucket}/b")

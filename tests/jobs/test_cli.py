@@ -9,6 +9,7 @@ import pytest
 
 from cluster import storage
 from cluster.datasets import open_dataset, shard_samples
+from cluster.listing import list_uris
 from jobs.cli import COMMANDS, main
 from tests.datasets import tar_bytes
 from tests.patience import HANG_S
@@ -113,6 +114,6 @@ def test_shards_on_s3_are_adopted_where_they_are(s3_bucket: str) -> None:
         (1, "key1", b"1"),
         (2, "key2", b"2"),
     ]
-    names = {uri.rpartition("/")[2] for uri in storage.list_uris(f"{s3_bucket}/laion")}
+    names = {uri.rpartition("/")[2] for uri in list_uris(f"{s3_bucket}/laion")}
     assert names == {"00000.tar", "00001.tar", "00002.tar", "00000.parquet", "dataset.json", "run_report.json"}
     assert not storage.exists(f"{s3_bucket}/laion/.adopt")

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cibhash.errors import CorruptShard, NotFound, TrainingDiverged
+from cibhash.errors import CorruptShard, NotFound, StorageError, TrainingDiverged
 from cluster.config import JobConfig
+from cluster.retries import note_retry
 from jobs.runner import describe_failure, plain, run_job
 
 
@@ -24,6 +25,13 @@ class ToyConfig(JobConfig):
     """Where the report goes."""
     size: int = 3
     """Some number."""
+
+
+class NotedConfig(ToyConfig):
+    """A job with a text."""
+
+    note: str = ""
+    """Any."""
 
 
 @dataclass(frozen=True)
@@ -145,6 +153,36 @@ def test_a_report_that_cannot_be_written_does_not_hide_the_error(
     out, err = capfd.readouterr()
     assert json.loads(out)["error"] == "s.tar: cut"
     assert "run_report.json could not be written" in err
+
+
+def test_the_report_counts_the_storage_retries_of_this_run_alone(tmp_path: Path) -> None:
+    def work(config: ToyConfig) -> None:
+        for _ in range(config.size):
+            note_retry("GetObject", "s3://bucket/a", "503 SlowDown", 0.0)
+
+    for size in (2, 1):
+        assert run_job("toy", ToyConfig, work, ["--output", str(tmp_path), "--size", str(size)]) == 0
+        assert json.loads((tmp_path / "run_report.json").read_text())["storage_retries"] == {"GetObject": size}
+
+
+def test_neither_report_nor_lines_hold_credentials(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wJalrXUtnFEMI/K7MDENG")
+
+    def work(config: NotedConfig) -> dict[str, str]:
+        if config.note:
+            return {"uri": config.note}
+        raise StorageError("no answer with wJalrXUtnFEMI/K7MDENG from http://me:pass-word@host")
+
+    for note in ("s3://me:pass-word@bucket/a", ""):
+        run_job("toy", NotedConfig, work, ["--output", str(tmp_path), "--note", note, "--traceback"])
+        name = "run_report.json" if note else "run_report_failed.json"
+        texts = (*capfd.readouterr(), (tmp_path / name).read_text())
+        for text in texts:
+            assert "wJalrXUtnFEMI" not in text
+            assert "me:pass-word" not in text
+        assert "[hidden]" in texts[2]
 
 
 @pytest.mark.ray

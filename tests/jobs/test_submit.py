@@ -116,6 +116,25 @@ def job_line(output: str) -> dict[str, object]:
     return content
 
 
+_SHOW_SETTINGS = """
+import os
+os.environ["AWS_ENDPOINT_URL"], os.environ["AWS_SECRET_ACCESS_KEY"] = "http://store:9000", "of-the-driver"
+import ray
+from cluster.config import RayConfig
+from cluster.runtime import ray_session
+with ray_session(RayConfig()):
+    names = ("AWS_ENDPOINT_URL", "AWS_SECRET_ACCESS_KEY")
+    print("seen", ray.get(ray.remote(lambda: [os.environ.get(name) for name in names]).remote()))
+"""
+
+
+def test_workers_of_a_cluster_get_the_drivers_storage_settings(head: Head, tmp_path: Path) -> None:
+    (tmp_path / "show.py").write_text(_SHOW_SETTINGS)
+    code, output = submit(head, "python", str(tmp_path / "show.py"))
+    assert code == 0, output
+    assert "seen ['http://store:9000', None]" in output
+
+
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("dataset")

@@ -13,7 +13,7 @@ import torch
 from cibhash.checkpoint import FILES
 from cibhash.errors import ManifestMismatch
 from cibhash.selection import CheckpointScores, Rule
-from cluster import storage
+from cluster import s3_client, storage
 from cluster.faults import EXIT_CODE
 from cluster.training import checkpoints
 from cluster.training.checkpoints import INDEX, CheckpointStore
@@ -276,7 +276,7 @@ def test_checkpoints_on_s3(s3_bucket: str) -> None:
     for step, sep10 in ((1, 0.9), (2, 0.2), (3, 0.3), (4, 0.1)):
         save(store, step, sep10)
         assert_restores(store, step)
-    keys = {item["Key"] for item in storage._s3().list_objects_v2(Bucket=s3_bucket[5:])["Contents"]}
+    keys = {item["Key"] for item in s3_client.client().list_objects_v2(Bucket=s3_bucket[5:])["Contents"]}
     kept = [entry.name for entry in store.entries() if entry.steps_done in (1, 3, 4)]
     assert keys == {f"run/checkpoints/{INDEX}", *(f"run/checkpoints/{name}/{file}" for name in kept for file in FILES)}
     damaged = f"{store.uri}/{kept[-1]}/weights.safetensors"

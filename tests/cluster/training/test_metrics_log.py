@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cluster import storage
+from cluster import s3_client, storage
 from cluster.training import metrics_log
 from cluster.training.metrics_log import MetricsLog, read_rows
 from tests.events import Point, crc32c, events, points
@@ -122,6 +122,6 @@ def test_metrics_on_s3(s3_bucket: str, tmp_path: Path) -> None:
     log.add([_step(1, 1.0)])
     log.write()
     assert read_rows(output) == [_step(1, 1.0)]
-    (name,) = (item["Key"] for item in storage._s3().list_objects_v2(Bucket=s3_bucket[5:])["Contents"][1:])
+    (name,) = (item["Key"] for item in s3_client.client().list_objects_v2(Bucket=s3_bucket[5:])["Contents"][1:])
     storage.get_file(f"{s3_bucket}/{name}", tmp_path / "events")
     assert points(tmp_path / "events") == [Point("step/loss", 1, 1.0)]
