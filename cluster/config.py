@@ -99,7 +99,10 @@ class EncodeConfig(JobConfig):
     dataset: str
     """The dataset directory."""
     output: str
-    """Where the code table goes; a rerun continues where an earlier one stopped."""
+    """Where the code table goes; a rerun continues where an earlier one stopped. Over a dataset that grew or changed, a
+    new version of the table keeps what is unchanged."""
+    moved: bool = False
+    """Continue a table whose dataset was elsewhere before."""
     num_workers: PositiveInt = 1
     """Encoding actors."""
     threads_per_worker: PositiveInt = 2

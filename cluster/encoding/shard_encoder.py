@@ -1,15 +1,20 @@
 """Encodes one tar shard into one Parquet part; the actor of the encoding pipeline.
 
-Knows nothing of the other shards. What is committed for a shard is its part, its quarantine part and, last, a record
-of both; running twice writes the same bytes to the same names.
+Knows nothing of the other shards and of versions. What is committed for a shard is its part, its quarantine part and,
+last, a record of both. Their names carry what they are made from: running twice writes the same bytes to the same
+names, and the files of a shard that changed stand beside those of what it was.
 """
 
+import dataclasses
 import functools
+import hashlib
 import itertools
 import json
+import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,6 +33,9 @@ from cluster.datasets import shard_samples
 from cluster.encoders import open_encoder
 from cluster.failures import described
 from cluster.manifests import CodePart, QuarantineTable
+
+_UNSAFE = re.compile(r"[^A-Za-z0-9._-]")
+_STEM_CHARACTERS = 60
 
 
 @dataclass(frozen=True)
@@ -68,25 +76,28 @@ class _Row(NamedTuple):
     size: int
 
 
-def part_name(number: int) -> str:
-    """Base name of everything written for the shard with this number."""
-    return f"part-{number:06d}"
+def part_name(plan: EncodingPlan, shard: TarShard) -> str:
+    """Base name of everything written for a shard: its own, and a digest of all that decides the content."""
+    asked = [plan.encoder_digest, *dataclasses.astuple(shard), plan.features, plan.logits]
+    identity = hashlib.sha256(json.dumps(asked).encode()).hexdigest()
+    stem = _UNSAFE.sub("_", PurePosixPath(shard.uri).stem)[-_STEM_CHARACTERS:]
+    return f"{stem}-{identity[:16]}"
 
 
-def read_record(plan: EncodingPlan, number: int, shard: TarShard) -> PartRecord | None:
+def read_record(plan: EncodingPlan, shard: TarShard) -> PartRecord | None:
     """The record of a shard if it is done, was made from this shard by this encoder, and its files are intact."""
+    name = part_name(plan, shard)
     try:
-        content = storage.read_bytes(storage.join(plan.output_uri, "records", f"{part_name(number)}.json"))
+        content = storage.read_bytes(storage.join(plan.output_uri, "records", f"{name}.json"))
         record = PartRecord.model_validate_json(content)
     except (NotFound, ValidationError):
         return None
-    if record.encoder_digest != plan.encoder_digest or record.part.shard_sha256 != shard.sha256:
+    part = record.part
+    if (record.encoder_digest, part.shard, part.shard_sha256) != (plan.encoder_digest, shard.uri, shard.sha256):
         return None
-    if (bool(record.features), record.logits) != (plan.features, plan.logits) or record.part.shard != shard.uri:
+    if (record.first_id, part.rows_in) != (shard.first_id, shard.count):
         return None
-    if record.first_id != shard.first_id or record.part.rows_in != shard.count:
-        return None
-    for listed in (record.part, record.quarantine):
+    for listed in (part, record.quarantine):
         try:
             found = storage.sha256_of(storage.join(plan.output_uri, listed.path))
         except NotFound:
@@ -119,30 +130,30 @@ class ShardEncoder:
         return encoder.cuda() if self.plan.use_gpu else encoder
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Encodes the shards named in a batch of rows `number`, `shard` (JSON).
+        """Encodes the shards in a batch of rows `shard` (JSON).
 
         Returns:
             Columns `record` (JSON) and `failure`, one of them empty: `error_class message` of an error of this
             project. Ray Data would wrap a raised one and lose its class.
         """
         records, failures = [], []
-        for number, shard in zip(batch["number"], batch["shard"], strict=True):
+        for shard in batch["shard"]:
             try:
-                record, failure = self.encode_shard(int(number), TarShard(**json.loads(shard))).model_dump_json(), ""
+                record, failure = self.encode_shard(TarShard(**json.loads(shard))).model_dump_json(), ""
             except CIBHashError as error:
                 record, failure = "", described(error)
             records.append(record)
             failures.append(failure)
         return {"record": np.array(records, dtype=object), "failure": np.array(failures, dtype=object)}
 
-    def encode_shard(self, number: int, shard: TarShard) -> PartRecord:
+    def encode_shard(self, shard: TarShard) -> PartRecord:
         """Encodes one shard and commits its part, its quarantine part and their record."""
         done: list[tuple[list[_Row], Encoded]] = []
         refused: list[tuple[_Row, str]] = []
         for batch, views in self._batches(shard, refused):
             done.append((batch, self._encode(views)))
         rows = [row for batch, _ in done for row in batch]
-        name = part_name(number)
+        name = part_name(self.plan, shard)
         part = write_listed(self.plan.output_uri, f"parts/{name}.parquet", parquet_bytes(self._table(shard, done)))
         quarantine = write_listed(
             self.plan.output_uri, f"quarantine/{name}.parquet", parquet_bytes(_quarantine_table(shard, refused))
