@@ -34,7 +34,7 @@ def race(uri: str, manifests: list[IndexManifest]) -> list[OpenIndex | CIBHashEr
 
 def test_publish_then_open(tmp_path: Path) -> None:
     uri = str(tmp_path)
-    assert (current_version(uri), next_version(uri), IndexManifest.file_name) == ("", "v000001")
+    assert (current_version(uri), next_version(uri, IndexManifest.file_name)) == ("", "v000001")
     first = publish(uri, manifest("v000001"))
     assert (tmp_path / "CURRENT").read_text() == "v000001\n"
     assert open_index(uri) == first == OpenIndex(uri, f"{uri}/v000001", manifest("v000001"))
