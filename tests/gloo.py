@@ -15,11 +15,13 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from tests.patience import HANG_S
+
 _PRELOADED = ["torch._dynamo", "cibhash.loop"]
 """What takes seconds to import, once for all processes of a test session instead of once for each; starts no thread."""
 
 
-def run_gloo(world_size: int, function: Callable[..., Any], *args: Any, timeout_s: float = 240.0) -> list[Any]:
+def run_gloo(world_size: int, function: Callable[..., Any], *args: Any, timeout_s: float = HANG_S) -> list[Any]:
     """Calls `function(*args)` on every rank of a fresh group.
 
     Args:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.patience import HANG_S
+
 _FOLDER = Path(__file__).parent
 
 
@@ -20,7 +22,7 @@ def _record(script: str) -> dict[str, object]:
         text=True,
         cwd="/",
         env={**os.environ, "OMP_NUM_THREADS": "1"},
-        timeout=300,
+        timeout=HANG_S,
     )
     assert done.returncode == 0, done.stderr[-2000:]
     found: dict[str, object] = json.loads(done.stdout.splitlines()[-1])

@@ -51,4 +51,4 @@ def fail_on_rank_1():
 
 def test_error_of_a_rank_reaches_the_caller():
     with pytest.raises(RuntimeError, match=r"(?s)rank 1 of 2 raised.*planted"):
-        run_gloo(2, fail_on_rank_1, timeout_s=60)
+        run_gloo(2, fail_on_rank_1)

@@ -13,6 +13,7 @@ from PIL import Image
 from cibhash.errors import BadImage
 from cibhash.images import decode_image
 from tests.datasets import encoded, png, shape_image
+from tests.patience import HANG_S
 
 _COLORS = {1: (255, 0, 0), 2: (0, 255, 0), 3: (0, 0, 255), 4: (255, 255, 0), 5: (0, 255, 255), 6: (255, 0, 255)}
 _SHOWN = {
@@ -190,7 +191,7 @@ def test_bombs_are_refused_from_the_header(tmp_path) -> None:  # type: ignore[no
         data = _png_bomb(side)
         assert len(data) < 100_000
         (tmp_path / f"{side}.png").write_bytes(data)
-    done = subprocess.run([sys.executable, "-c", _BOMB_CHILD, *paths], capture_output=True, text=True, timeout=100)
+    done = subprocess.run([sys.executable, "-c", _BOMB_CHILD, *paths], capture_output=True, text=True, timeout=HANG_S)
     assert done.returncode == 0, done.stderr
     first, second, grown_mib = done.stdout.splitlines()
     assert "10000 x 10000 pixels, the limit is 50000000" in first

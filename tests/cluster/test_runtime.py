@@ -10,6 +10,7 @@ import pytest
 from cibhash.errors import ConfigError, CorruptShard, StorageError
 from cluster.config import RayConfig
 from cluster.runtime import check_faiss, ray_session, require_resources, root_cause, versions
+from tests.patience import HANG_S
 
 
 class _Wrapper(Exception):
@@ -110,7 +111,7 @@ except ConfigError as error:
 def test_an_own_session_ends_with_its_block_and_leaves_nothing() -> None:
     environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
     done = subprocess.run(
-        [sys.executable, "-c", _OWN_SESSION], capture_output=True, text=True, timeout=120, env=environment
+        [sys.executable, "-c", _OWN_SESSION], capture_output=True, text=True, timeout=HANG_S, env=environment
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count("no Ray cluster at 127.0.0.1:1") == 1
@@ -131,7 +132,7 @@ def _with_distributions(folder: Path, *names: str) -> str:
         "try:\n    runtime.check_faiss()\n    print('fine')\n"
         "except ConfigError as error:\n    print(error.exit_code, error)\n"
     )
-    done = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True, timeout=100)
+    done = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True, timeout=HANG_S)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 

@@ -11,6 +11,7 @@ import pytest
 
 from cibhash.errors import AlreadyExists, ConfigError, NotFound, StorageError
 from cluster import storage
+from tests.patience import HANG_S
 
 WRITERS = 16
 REFUSED = ["pipe:cat /etc/passwd", "http://host/a", "https://host/a", "file:///etc/passwd", "s3:", "s3://", "s3:///key"]
@@ -235,7 +236,7 @@ os.unlink(f"{folder}/source")
 
 def test_a_full_disk_is_told_with_the_free_space_and_leaves_no_half_file(tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", _FULL_DISK, str(tmp_path)], capture_output=True, text=True, timeout=100
+        [sys.executable, "-c", _FULL_DISK, str(tmp_path)], capture_output=True, text=True, timeout=HANG_S
     )
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()

@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from cluster.telemetry import ProgressLine, log, progress, show
+from tests.patience import HANG_S
 
 
 def test_a_log_line_has_time_event_and_fields(capsys: pytest.CaptureFixture[str]) -> None:
@@ -74,7 +75,7 @@ def test_on_a_terminal_a_live_bar_is_drawn_and_stdout_stays_clean() -> None:
     master, slave = pty.openpty()
     environment = {**os.environ, "TERM": "xterm", "COLUMNS": "120"}
     done = subprocess.run(
-        [sys.executable, "-c", _ON_A_TERMINAL], stdout=subprocess.PIPE, stderr=slave, timeout=100, env=environment
+        [sys.executable, "-c", _ON_A_TERMINAL], stdout=subprocess.PIPE, stderr=slave, timeout=HANG_S, env=environment
     )
     os.close(slave)
     drawn = b""

@@ -10,14 +10,13 @@ import pytest
 from cluster import storage
 from cluster.datasets import open_dataset, shard_samples
 from jobs.cli import COMMANDS, main
+from tests.patience import HANG_S
 from tests.s3 import s3_bucket as s3_bucket
-
-TIMEOUT_S = 240
 
 
 def run(*argv: str, module: str = "jobs.cli") -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", module, *argv], capture_output=True, text=True, timeout=TIMEOUT_S, check=False
+        [sys.executable, "-m", module, *argv], capture_output=True, text=True, timeout=HANG_S, check=False
     )
 
 

@@ -21,6 +21,7 @@ from cluster.config import (
 )
 from cluster.training_config import TrainConfig
 from jobs.config_loader import load_config
+from tests.patience import HANG_S
 
 NEEDED = ["--dataset", "d", "--output", "o"]
 RECIPES = sorted(Path(__file__).parents[2].glob("jobs/recipes/*.yaml"))
@@ -279,7 +280,9 @@ def test_help_is_light() -> None:
         "import sys, jobs.train; code = jobs.train.main(['neighbour', '--help']);"
         "print(code, [name for name in ('torch', 'ray', 'timm', 'numpy', 'cv2') if name in sys.modules])"
     )
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True).stdout
+    out = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=HANG_S, check=True
+    ).stdout
     assert out.splitlines()[-1] == "0 []"
 
 
@@ -288,5 +291,7 @@ def test_importing_the_command_list_is_light() -> None:
         "import sys, jobs.cli; jobs.cli.overview();"
         "print([name for name in ('torch', 'ray', 'pydantic', 'tyro') if name in sys.modules])"
     )
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True).stdout
+    out = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=HANG_S, check=True
+    ).stdout
     assert out.strip() == "[]"

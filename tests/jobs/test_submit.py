@@ -25,10 +25,10 @@ from cibhash.shards import SourceImage, write_shard
 from cluster.code_versions import open_codes
 from cluster.encoders import encoder_info
 from cluster.manifests import DatasetManifest, create_manifest
+from tests.patience import HANG_S
 
 REPOSITORY = Path(__file__).parents[2]
 RAY = Path(sys.executable).with_name("ray")
-START_TIMEOUT_S = 90
 RECIPE = {
     "bits": [16, 32],
     "backbone": {"name": "convnet-small", "weights": "none", "image_size": 32, "train_from": "all"},
@@ -36,7 +36,7 @@ RECIPE = {
     "batch_size": 16,
 }
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(400)]
+pytestmark = pytest.mark.ray
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def head() -> Iterator[Head]:
     env |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token_path)}
     running = Head(f"http://127.0.0.1:{ports['DASHBOARD_PORT']}", env)
     try:
-        deadline = time.monotonic() + START_TIMEOUT_S
+        deadline = time.monotonic() + HANG_S
         trivial = json.dumps({"entrypoint": "true"}).encode()
         while (
             not token_path.exists() or status(running, "/api/jobs/", running.token, trivial) != 200
@@ -84,7 +84,7 @@ def head() -> Iterator[Head]:
         yield running
     finally:
         os.killpg(process.pid, signal.SIGTERM)
-        process.wait(timeout=60)
+        process.wait(timeout=HANG_S)
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -104,7 +104,7 @@ def status(head: Head, path: str, token: str = "", data: bytes | None = None) ->
 def submit(head: Head, *entrypoint: str) -> tuple[int, str]:
     """Runs `ray job submit` from the repository as the README says; gives exit code and output."""
     command = [str(RAY), "job", "submit", "--address", head.url, "--working-dir", ".", "--", *entrypoint]
-    done = subprocess.run(command, cwd=REPOSITORY, env=head.env, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, cwd=REPOSITORY, env=head.env, capture_output=True, text=True, timeout=HANG_S)
     return done.returncode, done.stdout + done.stderr
 
 

@@ -38,6 +38,7 @@ from tests.datasets import (
     shape_sources,
     tar_bytes,
 )
+from tests.patience import HANG_S
 from tests.s3 import s3_bucket
 
 __all__ = ["s3_bucket"]
@@ -428,7 +429,11 @@ def test_train_and_encode_from_s3_to_s3(s3_bucket: str) -> None:
     """In a process of its own, for Ray's workers inherit the environment that Ray was started in."""
     shape_dataset(f"{s3_bucket}/data", [5, 4])
     done = subprocess.run(
-        [sys.executable, "-c", _S3_JOBS, s3_bucket], capture_output=True, text=True, timeout=240, env=dict(os.environ)
+        [sys.executable, "-c", _S3_JOBS, s3_bucket],
+        capture_output=True,
+        text=True,
+        timeout=HANG_S,
+        env=dict(os.environ),
     )
     assert done.returncode == 0, done.stderr[-3000:]
     trained, used, rows = done.stdout.split()

@@ -32,6 +32,7 @@ from cluster.service.arrow_answer import code_stream, read_answer
 from cluster.service.router import shard_name
 from cluster.service.schema import ARROW_TYPE, SearchAnswer
 from cluster.service.shard_replica import ShardReplica
+from tests.patience import HANG_S
 from tests.service_fixture import BITS, Corpus, free_port, make_corpus, make_index, picture
 
 TOKEN = "the-secret-of-the-tests"
@@ -70,7 +71,7 @@ def ask(
     url: str, method: str, path: str, body: object = None, token: str = TOKEN, **headers: str
 ) -> tuple[int, dict[str, str], bytes]:
     """One request, its body as JSON unless it is bytes."""
-    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=60)
+    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=HANG_S)
     raw = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
     names = {name.replace("_", "-"): value for name, value in headers.items()}
     with contextlib.closing(connection):
@@ -272,7 +273,7 @@ def test_other_refusals(service: str, corpus: Corpus) -> None:
 def test_bodies_over_the_cap_are_413(service: str) -> None:
     declared = error_of(ask(service, "POST", "/search", b" " * (CAP + 1)))
     assert declared == (413, f"body: {CAP + 1} bytes declared, at most {CAP}")
-    connection = http.client.HTTPConnection(urlsplit(service).netloc, timeout=60)
+    connection = http.client.HTTPConnection(urlsplit(service).netloc, timeout=HANG_S)
     with contextlib.closing(connection):
         pieces = (b" " * 65536 for _ in range(CAP // 65536 * 3))
         connection.request("POST", "/search", pieces, {"Authorization": f"Bearer {TOKEN}"}, encode_chunked=True)
@@ -318,7 +319,7 @@ def test_port_in_use_is_one_line(service: str, corpus: Corpus) -> None:
 
 def replica_pid(number: int) -> int:
     state = ray_serve.get_deployment_handle(shard_name(number), app_name=APP_NAME).state.remote()
-    return int(state.result(timeout_s=60).pid)
+    return int(state.result(timeout_s=HANG_S).pid)
 
 
 def search_first_shard_only(service: str, corpus: Corpus) -> None:

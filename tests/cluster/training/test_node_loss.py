@@ -21,6 +21,7 @@ from cluster.training.metrics_log import read_rows
 from cluster.training_config import TrainConfig
 from tests.datasets import shape_dataset
 from tests.events import steps_done_twice
+from tests.patience import HANG_S
 
 _COUNTS, _STEPS, _EPOCHS, _EVERY = (100, 10, 101), 11, 20, 20
 _DRIVER = """
@@ -138,7 +139,7 @@ def told(tmp_path: Path) -> Any:
                 env=environment,
             )
             try:
-                driver.wait(timeout=500)
+                driver.wait(timeout=HANG_S)
             finally:
                 driver.kill()
                 driver.wait()
@@ -150,7 +151,6 @@ def told(tmp_path: Path) -> Any:
 
 
 @pytest.mark.ray
-@pytest.mark.timeout(600)
 def test_the_loss_of_a_node_is_survived_on_another_one_and_leaves_no_trace_in_the_encoder(
     told: Any, tmp_path: Path, record_testsuite_property: Callable[[str, object], None]
 ) -> None:

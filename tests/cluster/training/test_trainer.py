@@ -428,11 +428,10 @@ def _end_ray(session: str) -> None:
 
 
 @pytest.mark.ray
-@pytest.mark.timeout(300)
 def test_a_worker_that_hangs_ends_the_run_by_name(
     whole: FinishedRun, tmp_path: Path, record_testsuite_property: Callable[[str, object], None]
 ) -> None:
-    settings = {"output": str(tmp_path), "loaders_per_worker": 0, "max_failures": 0, "collective_timeout_s": 4.0}
+    settings = {"output": str(tmp_path), "loaders_per_worker": 0, "max_failures": 0, "collective_timeout_s": 10.0}
     config = whole.config.model_copy(update=settings)
     with _watched(config, signal.SIGSTOP) as seen, pytest.raises(WorkersLost) as caught:
         train(config)
@@ -447,7 +446,7 @@ def test_a_worker_that_hangs_ends_the_run_by_name(
     assert "\n" not in message
     assert not (tmp_path / "encoder.json").exists()
     assert _in_mid_epoch(config), "what was committed is kept"
-    record_testsuite_property("T7 seconds to the end, of which collective_timeout_s 4", seconds)
+    record_testsuite_property("T7 seconds to the end, of which collective_timeout_s 10", seconds)
 
 
 @pytest.mark.ray
