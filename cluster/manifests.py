@@ -108,6 +108,10 @@ class CodeManifest(Manifest):
     """Values per row of the column `features`, or 0 where it is absent."""
     logits: bool = False
     """Whether there is a column `logits`, with `bits` values per row."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Of the backbone when the codes were made."""
+    compiled: bool = False
+    """Whether torch compiled the backbone."""
     parts: tuple[CodePart, ...]
     quarantine: QuarantineTable
     tombstones: TombstoneTable | None = None

@@ -46,6 +46,10 @@ ALWAYS_ALLOWED = 10
 
 _READERS = 16
 """Records verified at a time."""
+_BATCH_ON_CPU = 128
+_LARGEST_BATCH = 1024
+"""Where a GPU begins; halved until it fits into its memory."""
+_DECODERS_PER_GPU = 8
 
 
 @dataclass(frozen=True)
@@ -91,11 +95,14 @@ def encode(config: EncodeConfig) -> EncodeResult:
         encoder_digest=encoder.digest,
         dataset_uri=storage.absolute(config.dataset),
         output_uri=output,
-        batch_size=config.batch_size,
+        batch_size=config.batch_size or (_LARGEST_BATCH if config.use_gpu else _BATCH_ON_CPU),
         features=config.features if before is None else before.features > 0,
         logits=config.logits if before is None else before.logits,
         num_threads=config.threads_per_worker,
         use_gpu=config.use_gpu,
+        decoders=config.decoders if config.decoders is not None else _DECODERS_PER_GPU * config.use_gpu,
+        precision=config.precision,
+        compiled=config.compiled,
     )
     records = _finished(plan, dataset.shards)
     reused = len(records)
@@ -105,7 +112,8 @@ def encode(config: EncodeConfig) -> EncodeResult:
         return EncodeResult(output, "", encoder.digest, dataset.digest, encoder.bits, rows, 0, 0, parts, reused)
     if todo:
         with ray_session(config.ray):
-            require_resources(config.ray, "num_workers", config.num_workers, cpus=1.0, gpus=float(config.use_gpu))
+            cpus = 1.0 + plan.decoders
+            require_resources(config.ray, "num_workers", config.num_workers, cpus=cpus, gpus=float(config.use_gpu))
             records.update(_encode_shards(plan, todo, config.num_workers, reused, dataset))
     ordered = [records[shard.uri] for shard in dataset.shards]
     manifest = _account(plan, dataset, encoder, ordered, config.max_quarantined)
@@ -137,6 +145,12 @@ def _version_before(
     for column in ("features", "logits"):
         if getattr(config, column) and not getattr(found, column):
             raise ManifestMismatch(f"{output}: holds codes without {column}: choose another output")
+    for setting in ("precision", "compiled"):
+        if getattr(config, setting) != getattr(found, setting):
+            raise ManifestMismatch(
+                f"{output}: holds codes made with {setting} {getattr(found, setting)}, asked for "
+                f"{getattr(config, setting)}: bits near the threshold would differ"
+            )
     return found
 
 
@@ -155,13 +169,15 @@ def _encode_shards(
     logging.getLogger("ray.data").setLevel(logging.ERROR)  # importing ray.data has just set its own level
     ray.data.DataContext.get_current().enable_progress_bars = False
     rows = [{"shard": json.dumps(dataclasses.asdict(shard))} for shard in todo]
-    pipeline = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
+    together = max(1, plan.decoders)
+    num_blocks = -(-len(rows) // together)
+    pipeline = ray.data.from_items(rows, override_num_blocks=num_blocks).map_batches(
         ShardEncoder,
         fn_constructor_args=(plan,),
-        batch_size=1,
+        batch_size=together,
         num_cpus=1,
         num_gpus=1 if plan.use_gpu else 0,
-        compute=ray.data.ActorPoolStrategy(size=min(num_workers, len(rows))),
+        compute=ray.data.ActorPoolStrategy(size=min(num_workers, num_blocks)),
     )
     records: dict[str, PartRecord] = {}
     refused = 0
@@ -211,6 +227,8 @@ def _account(
         prefixes=encoder.prefixes,
         features=records[0].features,
         logits=records[0].logits,
+        precision=plan.precision,
+        compiled=plan.compiled,
         parts=parts,
         quarantine=QuarantineTable(**listed.model_dump(), rows=quarantined),
         rows_in=rows_in,
