@@ -6,7 +6,7 @@ takes uint8 images and normalizes them itself, so whoever feeds it cannot do tha
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -147,11 +147,17 @@ def new_encoder(spec: EncoderSpec, *, seed: int, weights: str | None = None) -> 
         return HashEncoder(spec, backbone.to(memory_format=torch.channels_last))
 
 
-def encode(encoder: HashEncoder, images: Tensor) -> Encoded:
-    """Codes, features and logits of uint8 images (N, 3, H, W), on the encoder's device."""
+def encode(encoder: HashEncoder, images: Tensor, extract: Callable[[Tensor], Tensor] | None = None) -> Encoded:
+    """Codes, features and logits of images, on the encoder's device.
+
+    Args:
+        encoder: The model.
+        images: uint8 (N, 3, H, W).
+        extract: Its features by another way, as `cibhash.frozen_features` makes them.
+    """
     encoder.eval()
     with torch.inference_mode():
-        features = encoder.features(images.to(encoder.mean.device))
+        features = (extract or encoder.features)(images.to(encoder.mean.device))
         logits = encoder.head(features).float()
         bits = torch.sigmoid(logits) > 0.5
     return Encoded(pack_bits(bits.cpu().numpy()), features.float().cpu().numpy(), logits.cpu().numpy())

@@ -16,10 +16,15 @@ from cibhash.binary import prefix
 from cibhash.errors import DataError
 from cibhash.types import Codes, Ids, Labels
 from cluster import storage
-from cluster.manifests import CodeManifest, CodePart, ListedFile, load_manifest, read_verified
+from cluster.manifests import CodePart, ListedFile, read_verified
 
 QUARANTINE_SCHEMA = pa.schema(
     [("id", pa.int64()), ("key", pa.string()), ("shard", pa.string()), ("stage", pa.string()), ("reason", pa.string())]
+)
+
+
+TOMBSTONE_SCHEMA = pa.schema(
+    [("id", pa.int64()), ("key", pa.string()), ("last_version", pa.string()), ("reason", pa.string())]
 )
 
 
@@ -63,15 +68,6 @@ def write_listed(base: str, path: str, content: bytes) -> ListedFile:
     """Writes a file below `base` and returns what a manifest says of it."""
     storage.write_bytes(storage.join(base, path), content)
     return ListedFile(path=path, bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
-
-
-def open_codes(uri: str) -> CodeManifest:
-    """The manifest of a complete code table.
-
-    Raises:
-        NotFound: `codes.json` is missing: not a code table, or one that is not finished.
-    """
-    return load_manifest(CodeManifest, uri)
 
 
 def read_part(uri: str, part: CodePart, columns: Sequence[str] | None = None) -> pa.Table:

@@ -79,15 +79,25 @@ class EncodeConfig(JobConfig):
     dataset: str
     """The dataset directory."""
     output: str
-    """Where the code table goes; a rerun continues where an earlier one stopped."""
+    """Where the code table goes; a rerun continues where an earlier one stopped. Over a dataset that grew or changed, a
+    new version of the table keeps what is unchanged."""
+    moved: bool = False
+    """Continue a table whose dataset was elsewhere before."""
     num_workers: PositiveInt = 1
     """Encoding actors."""
     threads_per_worker: PositiveInt = 2
     """CPU threads of each actor."""
     use_gpu: bool = False
     """One GPU per actor."""
-    batch_size: PositiveInt = 128
-    """Images per forward pass."""
+    decoders: NonNegativeInt | None = None
+    """CPU workers that decode for each actor, anywhere in the cluster; 0: the actor's own threads. Default: 8 for an
+    actor with a GPU, else 0."""
+    batch_size: PositiveInt | None = None
+    """Images per forward pass; halved where memory does not suffice. Default: 1,024 on a GPU, 128 on CPUs."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """`bfloat16`: faster where the hardware has it; some bits near the threshold differ."""
+    compiled: bool = False
+    """Have torch compile the backbone: a minute at the start, then faster."""
     features: bool = False
     """Also write the backbone's float features (for baselines and the float upper bound)."""
     logits: bool = False

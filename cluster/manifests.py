@@ -79,12 +79,22 @@ class QuarantineTable(ListedFile):
     rows: int
 
 
+class TombstoneTable(ListedFile):
+    """The Parquet table of rows that earlier versions had: id, key, last_version, reason (`deleted` or `replaced`).
+
+    A row counts as dead where it comes from `last_version` or before: its id may live on with another image.
+    """
+
+    rows: int
+
+
 class CodeManifest(Manifest):
-    """`codes.json`: a code table, complete: `rows_in = rows_out + quarantined`."""
+    """`codes.json`: one version of a code table, complete: `rows_in = rows_out + quarantined`."""
 
     file_name: ClassVar[str] = "codes.json"
     noun: ClassVar[str] = "code table"
     format: Literal["cibhash-codes-1"] = "cibhash-codes-1"
+    version: str = ""
     encoder_digest: str
     encoder_uri: str
     dataset_digest: str
@@ -98,16 +108,24 @@ class CodeManifest(Manifest):
     """Values per row of the column `features`, or 0 where it is absent."""
     logits: bool = False
     """Whether there is a column `logits`, with `bits` values per row."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Of the backbone when the codes were made."""
+    compiled: bool = False
+    """Whether torch compiled the backbone."""
     parts: tuple[CodePart, ...]
     quarantine: QuarantineTable
+    tombstones: TombstoneTable | None = None
+    """Of all earlier versions; absent where nothing was deleted or replaced."""
     rows_in: int
     rows_out: int
     quarantined: int
 
     @property
     def digest(self) -> str:
-        """SHA-256 over encoder, dataset and the parts' content."""
-        return _digest([self.encoder_digest, self.dataset_digest, [[p.sha256, p.rows] for p in self.parts]])
+        """SHA-256 over encoder, dataset, the parts' content and what is gone; independent of the version's name."""
+        parts = [[part.sha256, part.rows] for part in self.parts]
+        gone = [self.tombstones.sha256] if self.tombstones else []
+        return _digest([self.encoder_digest, self.dataset_digest, parts, *gone])
 
 
 class IndexShardEntry(BaseModel):

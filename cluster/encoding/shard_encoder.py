@@ -1,15 +1,19 @@
-"""Encodes one tar shard into one Parquet part; the actor of the encoding pipeline.
+"""Encodes tar shards, each into one Parquet part; the actor of the encoding pipeline.
 
-Knows nothing of the other shards. What is committed for a shard is its part, its quarantine part and, last, a record
-of both; running twice writes the same bytes to the same names.
+Knows nothing of versions and of how shards are dealt. What is committed for a shard is its part, its quarantine part
+and, last, a record of both. Their names carry what they are made from: running twice writes the same bytes to the same
+names, and the files of a shard that changed stand beside those of what it was.
 """
 
+import dataclasses
 import functools
-import itertools
+import hashlib
 import json
+import re
+from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,18 +21,21 @@ import pyarrow as pa
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from cibhash.encoder import Encoded, HashEncoder, encode
-from cibhash.errors import BadImage, CIBHashError, ManifestMismatch, NotFound
-from cibhash.images import decode_image
-from cibhash.types import Sample, TarShard
-from cibhash.views import Pixels, eval_view
+from cibhash.encoder import Encoded, HashEncoder
+from cibhash.errors import CIBHashError, ManifestMismatch, NotFound
+from cibhash.frozen_features import Precision
+from cibhash.types import TarShard
 from cluster import storage
 from cluster.code_tables import QUARANTINE_SCHEMA, code_schema, packed_array, parquet_bytes, vector_array, write_listed
-from cluster.datasets import shard_samples
 from cluster.encoders import open_encoder
+from cluster.encoding.decoding import DecodedBatch, Row, decoded_batches, remotely_decoded
+from cluster.encoding.forward import Forward
 from cluster.failures import described
 from cluster.manifests import CodePart, QuarantineTable
 from cluster.retries import retries, retries_since
+
+_UNSAFE = re.compile(r"[^A-Za-z0-9._-]")
+_STEM_CHARACTERS = 60
 
 
 @dataclass(frozen=True)
@@ -43,7 +50,12 @@ class EncodingPlan:
     features: bool
     logits: bool
     num_threads: int
+    """CPU threads of an actor; 0 decoders: they decode too."""
     use_gpu: bool
+    decoders: int = 0
+    """CPU workers per actor that decode, each a shard."""
+    precision: Precision = "float32"
+    compiled: bool = False
 
 
 class PartRecord(BaseModel):
@@ -59,35 +71,29 @@ class PartRecord(BaseModel):
     quarantine: QuarantineTable
 
 
-class _Row(NamedTuple):
-    """What a part keeps of a sample: all but the image itself, so that a shard's images need not fit into memory."""
-
-    id: int
-    key: str
-    labels: tuple[int, ...]
-    offset: int
-    size: int
-
-
-def part_name(number: int) -> str:
-    """Base name of everything written for the shard with this number."""
-    return f"part-{number:06d}"
+def part_name(plan: EncodingPlan, shard: TarShard) -> str:
+    """Base name of everything written for a shard: its own, and a digest of all that decides the content."""
+    settings = [plan.features, plan.logits, plan.precision, plan.compiled]
+    asked = [plan.encoder_digest, *dataclasses.astuple(shard), *settings]
+    identity = hashlib.sha256(json.dumps(asked).encode()).hexdigest()
+    stem = _UNSAFE.sub("_", PurePosixPath(shard.uri).stem)[-_STEM_CHARACTERS:]
+    return f"{stem}-{identity[:16]}"
 
 
-def read_record(plan: EncodingPlan, number: int, shard: TarShard) -> PartRecord | None:
+def read_record(plan: EncodingPlan, shard: TarShard) -> PartRecord | None:
     """The record of a shard if it is done, was made from this shard by this encoder, and its files are intact."""
+    name = part_name(plan, shard)
     try:
-        content = storage.read_bytes(storage.join(plan.output_uri, "records", f"{part_name(number)}.json"))
+        content = storage.read_bytes(storage.join(plan.output_uri, "records", f"{name}.json"))
         record = PartRecord.model_validate_json(content)
     except (NotFound, ValidationError):
         return None
-    if record.encoder_digest != plan.encoder_digest or record.part.shard_sha256 != shard.sha256:
+    part = record.part
+    if (record.encoder_digest, part.shard, part.shard_sha256) != (plan.encoder_digest, shard.uri, shard.sha256):
         return None
-    if (bool(record.features), record.logits) != (plan.features, plan.logits) or record.part.shard != shard.uri:
+    if (record.first_id, part.rows_in) != (shard.first_id, shard.count):
         return None
-    if record.first_id != shard.first_id or record.part.rows_in != shard.count:
-        return None
-    for listed in (record.part, record.quarantine):
+    for listed in (part, record.quarantine):
         try:
             found = storage.sha256_of(storage.join(plan.output_uri, listed.path))
         except NotFound:
@@ -103,7 +109,6 @@ class ShardEncoder:
     def __init__(self, plan: EncodingPlan) -> None:
         torch.set_num_threads(plan.num_threads)
         self.plan = plan
-        self.decoders = ThreadPoolExecutor(plan.num_threads)
 
     @functools.cached_property
     def encoder(self) -> HashEncoder:
@@ -119,45 +124,83 @@ class ShardEncoder:
             )
         return encoder.cuda() if self.plan.use_gpu else encoder
 
+    @functools.cached_property
+    def _forward(self) -> Forward:
+        plan = self.plan
+        return Forward(self.encoder, plan.batch_size, plan.precision, compiled=plan.compiled)
+
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Encodes the shards named in a batch of rows `number`, `shard` (JSON).
+        """Encodes the shards in a batch of rows `shard` (JSON), side by side.
 
         Returns:
             Columns `record` (JSON) and `failure`, one of them empty: `error_class message` of an error of this
             project, for Ray Data would wrap a raised one and lose its class; and `retries` (JSON), what storage calls
             had to be tried again meanwhile.
         """
-        records, failures, tried_again = [], [], []
-        for number, shard in zip(batch["number"], batch["shard"], strict=True):
-            before = retries()
-            try:
-                record, failure = self.encode_shard(int(number), TarShard(**json.loads(shard))).model_dump_json(), ""
-            except CIBHashError as error:
-                record, failure = "", described(error)
-            records.append(record)
-            failures.append(failure)
-            tried_again.append(json.dumps(retries_since(before)))
-        columns = {"record": records, "failure": failures, "retries": tried_again}
+        shards = [TarShard(**json.loads(text)) for text in batch["shard"]]
+        before = retries()
+        outcomes = self.encode_shards(shards)
+        tried_again = [retries_since(before), *({} for _ in shards[1:])]
+        columns = {
+            "record": [outcome.model_dump_json() if isinstance(outcome, PartRecord) else "" for outcome in outcomes],
+            "failure": ["" if isinstance(outcome, PartRecord) else described(outcome) for outcome in outcomes],
+            "retries": [json.dumps(counts) for counts in tried_again],
+        }
         return {name: np.array(values, dtype=object) for name, values in columns.items()}
 
-    def encode_shard(self, number: int, shard: TarShard) -> PartRecord:
-        """Encodes one shard and commits its part, its quarantine part and their record."""
-        done: list[tuple[list[_Row], Encoded]] = []
-        refused: list[tuple[_Row, str]] = []
-        for batch, views in self._batches(shard, refused):
-            done.append((batch, self._encode(views)))
-        rows = [row for batch, _ in done for row in batch]
-        name = part_name(number)
-        part = write_listed(self.plan.output_uri, f"parts/{name}.parquet", parquet_bytes(self._table(shard, done)))
+    def encode_shard(self, shard: TarShard) -> PartRecord:
+        """Encodes one shard and commits its part, its quarantine part and their record.
+
+        Raises:
+            CIBHashError: the shard or the encoder is not what it should be.
+        """
+        (outcome,) = self.encode_shards([shard])
+        if isinstance(outcome, CIBHashError):
+            raise outcome
+        return outcome
+
+    def encode_shards(self, shards: Sequence[TarShard]) -> list[PartRecord | CIBHashError]:
+        """The record of each shard, or why there is none; a batch of each in turn, so that all are decoded at once."""
+        outcomes: dict[str, PartRecord | CIBHashError] = {}
+        active = deque((shard, self._batches(shard), _Collected([], [], [])) for shard in shards)
+        while active:
+            shard, batches, collected = active.popleft()
+            try:
+                batch = next(batches, None)
+                if batch is None:
+                    outcomes[shard.uri] = self._commit(shard, collected)
+                    continue
+                collected.rows.extend(batch.rows)
+                collected.refused.extend(batch.refused)
+                if batch.rows:
+                    collected.encoded.append(self._forward(batch.views))
+                active.append((shard, batches, collected))
+            except CIBHashError as error:
+                outcomes[shard.uri] = error
+        return [outcomes[shard.uri] for shard in shards]
+
+    def _batches(self, shard: TarShard) -> Iterator[DecodedBatch]:
+        """Decoded batches; what fails before the first one is raised there, too."""
+        plan, size = self.plan, self.encoder.spec.image_size
+        if plan.decoders:
+            yield from remotely_decoded(plan.dataset_uri, shard, size, plan.batch_size)
+        else:
+            yield from decoded_batches(plan.dataset_uri, shard, size, plan.batch_size, plan.num_threads)
+
+    def _commit(self, shard: TarShard, collected: "_Collected") -> PartRecord:
+        """Writes part, quarantine part and, last, their record."""
+        plan, rows, refused = self.plan, collected.rows, collected.refused
+        name = part_name(plan, shard)
+        part = write_listed(plan.output_uri, f"parts/{name}.parquet", parquet_bytes(self._table(shard, collected)))
         quarantine = write_listed(
-            self.plan.output_uri, f"quarantine/{name}.parquet", parquet_bytes(_quarantine_table(shard, refused))
+            plan.output_uri, f"quarantine/{name}.parquet", parquet_bytes(_quarantine_table(shard, refused))
         )
         ids = [row.id for row in rows] or [shard.first_id]
         record = PartRecord(
-            encoder_digest=self.plan.encoder_digest,
+            encoder_digest=plan.encoder_digest,
             first_id=shard.first_id,
-            features=self.encoder.num_features if self.plan.features else 0,
-            logits=self.plan.logits,
+            features=self.encoder.num_features if plan.features else 0,
+            logits=plan.logits,
             part=CodePart(
                 **part.model_dump(),
                 shard=shard.uri,
@@ -170,70 +213,42 @@ class ShardEncoder:
             ),
             quarantine=QuarantineTable(**quarantine.model_dump(), rows=len(refused)),
         )
-        storage.write_bytes(
-            storage.join(self.plan.output_uri, "records", f"{name}.json"), record.model_dump_json(indent=1).encode()
-        )
+        content = record.model_dump_json(indent=1).encode()
+        storage.write_bytes(storage.join(plan.output_uri, "records", f"{name}.json"), content)
         return record
 
-    def _batches(self, shard: TarShard, refused: list[tuple[_Row, str]]) -> Iterator[tuple[list[_Row], list[Pixels]]]:
-        """Full batches of decoded samples; what cannot be decoded goes to `refused`."""
-        size = self.encoder.spec.image_size
-        waiting: list[tuple[_Row, Pixels]] = []
-        stream = shard_samples(self.plan.dataset_uri, shard)
-        while chunk := list(itertools.islice(stream, self.plan.batch_size)):
-            for sample, view in zip(chunk, self.decoders.map(lambda s: _decode(s, size), chunk), strict=True):
-                row = _Row(sample.id, sample.key, sample.labels, sample.offset, len(sample.image))
-                if isinstance(view, str):
-                    refused.append((row, view))
-                else:
-                    waiting.append((row, view))
-            if len(waiting) >= self.plan.batch_size:
-                yield _columns(waiting[: self.plan.batch_size])
-                del waiting[: self.plan.batch_size]
-        if waiting:
-            yield _columns(waiting)
-
-    def _encode(self, views: Sequence[Pixels]) -> Encoded:
-        """Encodes a batch; a short one is padded, so that rows do not depend on how full their batch was."""
-        images = np.zeros((self.plan.batch_size, *views[0].shape), np.uint8)
-        images[: len(views)] = views
-        codes, features, logits = encode(self.encoder, torch.from_numpy(images))
-        return Encoded(codes[: len(views)], features[: len(views)], logits[: len(views)])
-
-    def _table(self, shard: TarShard, done: list[tuple[list[_Row], Encoded]]) -> pa.Table:
+    def _table(self, shard: TarShard, collected: "_Collected") -> pa.Table:
         width = self.encoder.num_features if self.plan.features else 0
         schema = code_schema(self.encoder.spec.bits, width, logits=self.plan.logits)
-        if not done:
+        rows, encoded = collected.rows, collected.encoded
+        if not rows:
             return schema.empty_table()
-        rows = [row for batch, _ in done for row in batch]
         columns = [
             pa.array([row.id for row in rows], pa.int64()),
             pa.array([row.key for row in rows], pa.string()),
-            packed_array(np.concatenate([encoded.codes for _, encoded in done])),
+            packed_array(np.concatenate([batch.codes for batch in encoded])),
             pa.array([list(row.labels) for row in rows], pa.list_(pa.int32())),
             pa.array([shard.uri] * len(rows), pa.string()),
             pa.array([row.offset for row in rows], pa.int64()),
             pa.array([row.size for row in rows], pa.int32()),
         ]
         if width:
-            columns.append(vector_array(np.concatenate([encoded.features for _, encoded in done])))
+            columns.append(vector_array(np.concatenate([batch.features for batch in encoded])))
         if self.plan.logits:
-            columns.append(vector_array(np.concatenate([encoded.logits for _, encoded in done])))
+            columns.append(vector_array(np.concatenate([batch.logits for batch in encoded])))
         return pa.table(columns, schema=schema)
 
 
-def _decode(sample: Sample, size: int) -> Pixels | str:
-    try:
-        return eval_view(decode_image(sample.image), size)
-    except BadImage as error:
-        return str(error)
+class _Collected(NamedTuple):
+    """What is known of a shard so far."""
+
+    rows: list[Row]
+    encoded: list[Encoded]
+    """Per batch; together they are as long as `rows`."""
+    refused: list[tuple[Row, str]]
 
 
-def _columns(pairs: list[tuple[_Row, Pixels]]) -> tuple[list[_Row], list[Pixels]]:
-    return [row for row, _ in pairs], [view for _, view in pairs]
-
-
-def _quarantine_table(shard: TarShard, refused: list[tuple[_Row, str]]) -> pa.Table:
+def _quarantine_table(shard: TarShard, refused: list[tuple[Row, str]]) -> pa.Table:
     columns = [
         pa.array([row.id for row, _ in refused], pa.int64()),
         pa.array([row.key for row, _ in refused], pa.string()),

@@ -9,7 +9,7 @@ from typing import Literal
 
 from cibhash.errors import ConfigError, DataError
 from cluster import storage
-from cluster.code_tables import open_codes
+from cluster.code_versions import open_codes
 from cluster.config import EvaluateConfig
 from cluster.manifests import CodeManifest, CodePart, same_encoder
 

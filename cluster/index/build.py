@@ -15,13 +15,15 @@ import ray
 from cibhash.errors import ConfigError, DataError, ManifestMismatch
 from cibhash.types import Ids
 from cluster import storage
-from cluster.code_tables import code_schema, ids_of, open_codes, read_part
+from cluster.code_tables import code_schema, ids_of, read_part
+from cluster.code_versions import open_codes
 from cluster.config import IndexConfig
 from cluster.index.shard_files import write_shard_files
-from cluster.index.versions import next_version, publish
+from cluster.index.versions import publish
 from cluster.manifests import CodeManifest, CodePart, CodeTableRef, IndexManifest, IndexShardEntry, same_encoder
 from cluster.runtime import ray_session
 from cluster.telemetry import progress
+from cluster.versions import next_version
 
 _NAMED_IDS = 5
 
@@ -81,7 +83,7 @@ def build_index(config: IndexConfig) -> IndexResult:
         raise ConfigError(f"{config.shards} shards for {count} rows of {config.codes}: at most one shard per row")
     if config.dry_run:
         return IndexResult(uri, "", first.encoder_digest, first.bits, count, num_shards, 0)
-    version = next_version(uri)
+    version = next_version(uri, IndexManifest.file_name)
     with ray_session(config.ray):
         entries = _write_shards(storage.join(uri, version), _plan(tables, num_shards), first.bits)
     written = sum(entry.count for entry in entries)

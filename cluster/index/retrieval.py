@@ -16,7 +16,8 @@ import ray
 from cibhash.errors import AlreadyExists, DataError, ManifestMismatch, NotFound
 from cibhash.types import Codes, Neighbors
 from cluster import storage
-from cluster.code_tables import codes_of, open_codes, read_part
+from cluster.code_tables import codes_of, read_part
+from cluster.code_versions import open_codes
 from cluster.config import RetrieveConfig
 from cluster.index.merge import merge_neighbors
 from cluster.index.neighbor_tables import (

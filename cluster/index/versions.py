@@ -1,4 +1,4 @@
-"""Versions of an index and the pointer to the current one.
+"""Versions of an index: opened, published, switched.
 
 Knows nothing of codes and search. Layout, movable as a whole since all paths in it are relative:
 
@@ -7,20 +7,16 @@ Knows nothing of codes and search. Layout, movable as a whole since all paths in
     INDEX/v000001/data/shard-00000-<digest>.safetensors, .arrow
 
 A publisher writes data first (file names carry the content's digest, so racing publishers never overwrite each other's
-files), then the manifest, then moves CURRENT by compare-and-swap. Readers see the old version or the new one. A kill
-between the last two steps leaves a complete version that nobody reads; the next publisher takes the next number.
+files), then the manifest, then moves CURRENT (`cluster.versions`).
 """
 
 import hashlib
-import re
 from dataclasses import dataclass
 
-from cibhash.errors import AlreadyExists, ConfigError, DataError, ManifestMismatch, NotFound
+from cibhash.errors import AlreadyExists, ConfigError, ManifestMismatch, NotFound
 from cluster import storage
 from cluster.manifests import IndexManifest, create_manifest, load_manifest
-
-CURRENT = "CURRENT"
-_NAME = re.compile(r"v\d{6,}")
+from cluster.versions import CURRENT, current_version, is_version_name, move_current, name_in, read_current
 
 
 @dataclass(frozen=True)
@@ -48,7 +44,7 @@ def open_index(uri: str, version: str = "") -> OpenIndex:
         DataError: CURRENT or the manifest is broken.
     """
     uri = storage.absolute(uri)
-    if version and not _NAME.fullmatch(version):
+    if version and not is_version_name(version):
         raise ConfigError(f"{version!r} is not an index version: expected a name like v000001")
     name = version or current_version(uri)
     if not name:
@@ -64,23 +60,6 @@ def open_index(uri: str, version: str = "") -> OpenIndex:
     return OpenIndex(uri, base_uri, manifest)
 
 
-def current_version(uri: str) -> str:
-    """The name in CURRENT, or "" where no version was published yet.
-
-    Raises:
-        DataError: CURRENT holds something else than a version name.
-    """
-    return _name_in(uri, _read_current(uri))
-
-
-def next_version(uri: str) -> str:
-    """The first name after the current version that no manifest has taken, as in `v000002`."""
-    number = int((current_version(uri) or "v0")[1:]) + 1
-    while storage.exists(storage.join(uri, f"v{number:06d}", IndexManifest.file_name)):
-        number += 1
-    return f"v{number:06d}"
-
-
 def publish(uri: str, manifest: IndexManifest) -> OpenIndex:
     """Commits the version `manifest.version`, whose data files are written, and makes it the current one.
 
@@ -89,14 +68,14 @@ def publish(uri: str, manifest: IndexManifest) -> OpenIndex:
             publisher's version does not exist; in the second it does, and `switch` can make it current.
     """
     uri, name = storage.absolute(uri), manifest.version
-    if not _NAME.fullmatch(name):
+    if not is_version_name(name):
         raise ValueError(f"{name!r} is not an index version: expected a name like v000001")
-    base_uri, before = storage.join(uri, name), _read_current(uri)
+    base_uri, before = storage.join(uri, name), read_current(uri)
     try:
         create_manifest(base_uri, manifest)
     except AlreadyExists:
         raise AlreadyExists(f"{uri}: version {name} exists: another publisher won; build again for a new one") from None
-    _move_current(uri, before, name)
+    move_current(uri, before, name)
     return OpenIndex(uri, base_uri, manifest)
 
 
@@ -108,32 +87,7 @@ def switch(uri: str, version: str) -> OpenIndex:
         AlreadyExists: a publisher moved CURRENT at the same time.
     """
     uri = storage.absolute(uri)
-    before, opened = _read_current(uri), open_index(uri, version)
-    if _name_in(uri, before) != opened.manifest.version:
-        _move_current(uri, before, opened.manifest.version)
+    before, opened = read_current(uri), open_index(uri, version)
+    if name_in(uri, before) != opened.manifest.version:
+        move_current(uri, before, opened.manifest.version)
     return opened
-
-
-def _move_current(uri: str, before: bytes | None, name: str) -> None:
-    try:
-        storage.swap_bytes(storage.join(uri, CURRENT), before, f"{name}\n".encode())
-    except AlreadyExists:
-        raise AlreadyExists(
-            f"{uri}: version {name} exists but is not current: {CURRENT} was moved to {current_version(uri)} meanwhile"
-        ) from None
-
-
-def _read_current(uri: str) -> bytes | None:
-    try:
-        return storage.read_bytes(storage.join(uri, CURRENT))
-    except NotFound:
-        return None
-
-
-def _name_in(uri: str, content: bytes | None) -> str:
-    if content is None:
-        return ""
-    name = content.decode("utf-8", "replace").removesuffix("\n")
-    if not _NAME.fullmatch(name):
-        raise DataError(f"{storage.join(uri, CURRENT)}: {name[:40]!r} is not an index version like v000001")
-    return name

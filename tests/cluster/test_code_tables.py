@@ -19,13 +19,13 @@ from cluster.code_tables import (
     label_arrays,
     label_lists,
     logits_of,
-    open_codes,
     packed_array,
     parquet_bytes,
     read_part,
     vector_array,
     write_listed,
 )
+from cluster.code_versions import open_codes
 from tests.tables import make_code_table
 
 

@@ -9,7 +9,7 @@ import pytest
 from cibhash.errors import AlreadyExists, DataError, ManifestMismatch, NotFound
 from cibhash.types import TarShard
 from cluster import storage
-from cluster.code_tables import open_codes
+from cluster.code_versions import open_codes
 from cluster.manifests import (
     CodeManifest,
     DatasetManifest,

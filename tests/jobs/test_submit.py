@@ -22,7 +22,7 @@ import yaml
 from PIL import Image
 
 from cibhash.shards import SourceImage, write_shard
-from cluster.code_tables import open_codes
+from cluster.code_versions import open_codes
 from cluster.encoders import encoder_info
 from cluster.manifests import DatasetManifest, create_manifest
 from tests.patience import HANG_S

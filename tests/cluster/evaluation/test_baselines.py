@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cibhash.baselines import fit_itq, fit_random_hyperplanes
-from cluster.code_tables import open_codes
+from cluster.code_versions import open_codes
 from cluster.evaluation.baselines import fit_baselines, fit_features, itq_lengths, num_fit_rows
 from cluster.evaluation.plan import Table
 from cluster.evaluation.scoring import Series

@@ -5,7 +5,7 @@ import pytest
 
 from cibhash.errors import ConfigError, DataError, ManifestMismatch, NotFound
 from cibhash.types import Codes, Ids, Neighbors, RangeNeighbors
-from cluster.code_tables import open_codes
+from cluster.code_versions import open_codes
 from cluster.config import IndexConfig
 from cluster.index.build import IndexResult, build_index
 from cluster.index.merge import merge_neighbors, merge_ranges

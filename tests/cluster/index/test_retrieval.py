@@ -8,7 +8,7 @@ import pytest
 
 from cibhash.errors import DataError, ManifestMismatch, NotFound
 from cibhash.types import Codes
-from cluster.code_tables import open_codes
+from cluster.code_versions import open_codes
 from cluster.config import IndexConfig, RetrieveConfig
 from cluster.index import retrieval
 from cluster.index.build import build_index

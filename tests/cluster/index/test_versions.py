@@ -4,8 +4,9 @@ from pathlib import Path
 import pytest
 
 from cibhash.errors import AlreadyExists, CIBHashError, ConfigError, DataError, ManifestMismatch, NotFound
-from cluster.index.versions import OpenIndex, current_version, next_version, open_index, publish, switch
+from cluster.index.versions import OpenIndex, open_index, publish, switch
 from cluster.manifests import IndexManifest, create_manifest
+from cluster.versions import current_version, next_version
 
 
 def manifest(version: str, encoder: str = "e") -> IndexManifest:
@@ -33,11 +34,11 @@ def race(uri: str, manifests: list[IndexManifest]) -> list[OpenIndex | CIBHashEr
 
 def test_publish_then_open(tmp_path: Path) -> None:
     uri = str(tmp_path)
-    assert (current_version(uri), next_version(uri)) == ("", "v000001")
+    assert (current_version(uri), next_version(uri, IndexManifest.file_name)) == ("", "v000001")
     first = publish(uri, manifest("v000001"))
     assert (tmp_path / "CURRENT").read_text() == "v000001\n"
     assert open_index(uri) == first == OpenIndex(uri, f"{uri}/v000001", manifest("v000001"))
-    assert next_version(uri) == "v000002"
+    assert next_version(uri, IndexManifest.file_name) == "v000002"
     publish(uri, manifest("v000002"))
     assert open_index(uri).manifest.version == "v000002"
     assert open_index(uri, "v000001") == first
@@ -80,14 +81,14 @@ def test_killed_before_current_moved(tmp_path: Path) -> None:
     publish(str(tmp_path), manifest("v000001"))
     create_manifest(str(tmp_path / "v000002"), manifest("v000002"))
     assert open_index(str(tmp_path)).manifest.version == "v000001"
-    assert next_version(str(tmp_path)) == "v000003"
+    assert next_version(str(tmp_path), IndexManifest.file_name) == "v000003"
     publish(str(tmp_path), manifest("v000003"))
     assert open_index(str(tmp_path)).manifest.version == "v000003"
 
 
 def test_killed_before_the_manifest(tmp_path: Path) -> None:
     (tmp_path / "v000001" / "data").mkdir(parents=True)
-    assert next_version(str(tmp_path)) == "v000001"
+    assert next_version(str(tmp_path), IndexManifest.file_name) == "v000001"
     with pytest.raises(NotFound, match="CURRENT is missing"):
         open_index(str(tmp_path))
 
@@ -98,7 +99,7 @@ def test_rollback_and_forward(tmp_path: Path) -> None:
         publish(uri, manifest(f"v{number:06d}"))
     assert switch(uri, "v000001") == open_index(uri) == open_index(uri, "v000001")
     assert switch(uri, "v000001").manifest.version == "v000001"
-    assert next_version(uri) == "v000003"
+    assert next_version(uri, IndexManifest.file_name) == "v000003"
     switch(uri, "v000002")
     assert current_version(uri) == "v000002"
     with pytest.raises(NotFound, match="v000009"):
@@ -116,7 +117,7 @@ def test_current_names_a_missing_version(tmp_path: Path) -> None:
 def test_current_is_broken(tmp_path: Path, content: bytes) -> None:
     publish(str(tmp_path), manifest("v000001"))
     (tmp_path / "CURRENT").write_bytes(content)
-    with pytest.raises(DataError, match=r"CURRENT: .* is not an index version"):
+    with pytest.raises(DataError, match=r"CURRENT: .* is not the name of a version"):
         open_index(str(tmp_path))
 
 
