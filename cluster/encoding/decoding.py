@@ -6,7 +6,7 @@ Knows nothing of the model. What cannot be decoded is handed on with its reason.
 import itertools
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -67,7 +67,7 @@ def remotely_decoded(dataset_uri: str, shard: TarShard, size: int, batch_size: i
     """The same batches from a Ray task on any CPU of the cluster, which works a few batches ahead."""
     import ray
 
-    task = ray.remote(decoded_batches).options(
+    task: Any = ray.remote(decoded_batches).options(
         num_cpus=1,
         num_returns="streaming",
         name=f"decode {shard.uri}",

@@ -153,6 +153,23 @@ def test_result_does_not_depend_on_the_number_of_workers(ray_local: None, tmp_pa
 
 
 @pytest.mark.ray
+def test_cpu_workers_that_decode_for_an_actor_change_nothing(ray_local: None, tmp_path: Path) -> None:
+    """Several shards side by side, refused images among them; a corrupt shard is told by name all the same."""
+    dataset = make_dataset(tmp_path / "data", [shape_sources(20), [*_broken_images(), *shape_sources(9, 40)]])
+    encoder = published_encoder(tmp_path / "encoder")
+    for decoders in (0, 3):
+        encode(_config(dataset, encoder, tmp_path / f"codes-{decoders}", decoders=decoders))
+    assert _files(tmp_path / "codes-0") == _files(tmp_path / "codes-3")
+
+    path = tmp_path / "data/shard-000001.tar"
+    path.write_bytes(path.read_bytes()[:-3000])
+    with pytest.raises(CorruptShard, match=r"shard-000001\.tar") as caught:
+        encode(_config(dataset, encoder, tmp_path / "others", decoders=3))
+    assert "\n" not in str(caught.value)
+    assert list(tmp_path.glob("others/records/shard-000000-*")), "the other shard is done all the same"
+
+
+@pytest.mark.ray
 def test_rerun_redoes_only_what_is_missing_and_gives_the_same_bytes(ray_local: None, tmp_path: Path) -> None:
     dataset = shape_dataset(tmp_path / "data", [5, 9, 3])
     encoder = published_encoder(tmp_path / "encoder")
@@ -247,6 +264,8 @@ def test_codes_of_another_encoder_or_dataset_are_refused_with_both_digests(tmp_p
     for column in ("features", "logits"):
         with pytest.raises(ManifestMismatch, match=f"codes without {column}"):
             encode(_config(dataset, encoder, output, **{column: True}))
+    with pytest.raises(ManifestMismatch, match="made with precision float32, asked for bfloat16"):
+        encode(_config(dataset, encoder, output, precision="bfloat16"))
 
 
 def _commit_without_ray(dataset: str, encoder: str, output: Path) -> None:
