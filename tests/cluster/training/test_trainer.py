@@ -2,7 +2,6 @@
 
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -40,6 +39,7 @@ from cluster.training_config import TrainConfig
 from tests.cluster.training.conftest import FinishedRun
 from tests.datasets import make_dataset, shape_dataset, shape_sources
 from tests.events import events, points, steps_done_twice
+from tests.ray_processes import end_ray, workers_of
 
 _SMALL = {"name": "convnet-small", "weights": "none", "image_size": 32, "train_from": "all"}
 _COUNTS = (100, 10, 101)
@@ -109,35 +109,9 @@ def _codes(encoder: HashEncoder, dataset: str) -> np.ndarray:
     return encode(encoder, torch.from_numpy(views)).codes
 
 
-def _processes(holds: Callable[[bytes], bool]) -> set[int]:
-    """Processes, zombies left out, whose command line is as asked."""
-    found = set()
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            if holds((folder / "cmdline").read_bytes()) and _stat(int(folder.name))[0] != "Z":
-                found.add(int(folder.name))
-        except OSError:
-            continue
-    return found
-
-
-def _stat(pid: int) -> list[str]:
-    """State, parent, ... of a process."""
-    return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-
-
 def _workers() -> set[int]:
-    """Ray Train's workers of this session's Ray: others may run on this machine."""
-    session = ray._private.worker._global_node.get_session_dir_path().encode()
-    raylets = _processes(lambda command: b"raylet" in command.split(b"\0")[0] and session in command)
-    found = set()
-    for pid in _processes(lambda command: command.startswith(b"ray::RayTrainWorker")):
-        try:
-            if int(_stat(pid)[1]) in raylets:
-                found.add(pid)
-        except OSError:
-            continue
-    return found
+    """Ray Train's workers of this session's Ray."""
+    return workers_of(ray._private.worker._global_node.get_session_dir_path(), b"ray::RayTrainWorker")
 
 
 @dataclass
@@ -363,7 +337,7 @@ def killed(whole: FinishedRun, tmp_path_factory: pytest.TempPathFactory) -> _Kil
     finally:
         driver.kill()
         driver.wait()
-        _end_ray(session)
+        end_ray(session)
     return _Killed(driver.pid, config, waited, (folder / "log").read_text(), caught.value)
 
 
@@ -414,17 +388,6 @@ def _wait_for_checkpoints(driver: subprocess.Popen[bytes], holds: Callable[[], b
         assert driver.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.02)
-
-
-def _end_ray(session: str) -> None:
-    """Waits until the processes of the killed driver's Ray are gone, and ends those that stay."""
-    deadline = time.monotonic() + 20
-    while pids := _processes(lambda command: session.encode() in command):
-        if time.monotonic() > deadline:
-            for pid in pids:
-                os.kill(pid, signal.SIGKILL)
-        time.sleep(0.2)
-    shutil.rmtree(Path(session).parent, ignore_errors=True)
 
 
 @pytest.mark.ray
