@@ -43,8 +43,6 @@ from cluster.versions import name_in, read_current
 
 ALWAYS_ALLOWED = 10
 """Refused images that never fail a job, however small the dataset."""
-
-
 _READERS = 16
 """Records verified at a time."""
 _BATCH_ON_CPU = 128
@@ -85,26 +83,13 @@ def encode(config: EncodeConfig) -> EncodeResult:
     dataset, encoder = open_dataset(config.dataset), encoder_info(config.encoder)
     output = storage.absolute(config.output)
     pointer = read_current(output)
-    before = _version_before(output, pointer, encoder, config)
-    if before is not None and before.dataset_digest == dataset.digest:
+    before = _version_before(output, pointer, dataset, encoder, config)
+    if before is not None and _is_of(before, dataset, config):
         log("encode: already complete", codes=output, version=before.version)
         if not config.dry_run:
             copy_current(output)
         return _result(output, before, reused=len(before.parts))
-    plan = EncodingPlan(
-        encoder_uri=storage.absolute(config.encoder),
-        encoder_digest=encoder.digest,
-        dataset_uri=storage.absolute(config.dataset),
-        output_uri=output,
-        batch_size=config.batch_size or (_LARGEST_BATCH if config.use_gpu else _BATCH_ON_CPU),
-        features=config.features if before is None else before.features > 0,
-        logits=config.logits if before is None else before.logits,
-        num_threads=config.threads_per_worker,
-        use_gpu=config.use_gpu,
-        decoders=config.decoders if config.decoders is not None else _DECODERS_PER_GPU * config.use_gpu,
-        precision=config.precision,
-        compiled=config.compiled,
-    )
+    plan = _plan(config, encoder, before)
     records = _finished(plan, dataset.shards)
     reused = len(records)
     todo = [shard for shard in dataset.shards if shard.uri not in records]
@@ -122,13 +107,37 @@ def encode(config: EncodeConfig) -> EncodeResult:
     everything = pa.concat_tables([read_tombstones(output, before), gone]) if before else gone
     if len(everything):
         listed = _write_table(output, "tombstones", everything)
-        listed_rows = TombstoneTable(**listed.model_dump(), rows=len(everything))
-        manifest = manifest.model_copy(update={"tombstones": listed_rows})
+        table = TombstoneTable(**listed.model_dump(), rows=len(everything))
+        manifest = manifest.model_copy(update={"tombstones": table})
     return _result(output, publish_codes(output, manifest, pointer), reused, gone)
 
 
+def _plan(config: EncodeConfig, encoder: EncoderInfo, before: CodeManifest | None) -> EncodingPlan:
+    """What the actors must know; a table keeps the columns that it has."""
+    return EncodingPlan(
+        encoder_uri=storage.absolute(config.encoder),
+        encoder_digest=encoder.digest,
+        dataset_uri=storage.absolute(config.dataset),
+        output_uri=storage.absolute(config.output),
+        batch_size=config.batch_size or (_LARGEST_BATCH if config.use_gpu else _BATCH_ON_CPU),
+        features=config.features if before is None else before.features > 0,
+        logits=config.logits if before is None else before.logits,
+        num_threads=config.threads_per_worker,
+        use_gpu=config.use_gpu,
+        decoders=config.decoders if config.decoders is not None else _DECODERS_PER_GPU * config.use_gpu,
+        precision=config.precision,
+        compiled=config.compiled,
+    )
+
+
+def _is_of(table: CodeManifest, dataset: DatasetManifest, config: EncodeConfig) -> bool:
+    """Whether the table holds the codes asked for: equal data elsewhere will do, unless the table is to point there."""
+    elsewhere = table.dataset_uri != storage.absolute(config.dataset)
+    return table.dataset_digest == dataset.digest and not (config.moved and elsewhere)
+
+
 def _version_before(
-    output: str, pointer: bytes | None, encoder: EncoderInfo, config: EncodeConfig
+    output: str, pointer: bytes | None, dataset: DatasetManifest, encoder: EncoderInfo, config: EncodeConfig
 ) -> CodeManifest | None:
     """The version of the table at `output` that the new one follows."""
     if pointer is None:
@@ -138,7 +147,8 @@ def _version_before(
         raise ManifestMismatch(
             f"{output}: holds codes of encoder {found.encoder_digest[:16]}..., asked for {encoder.digest[:16]}..."
         )
-    if found.dataset_uri != storage.absolute(config.dataset) and not config.moved:
+    moved = found.dataset_uri != storage.absolute(config.dataset) and found.dataset_digest != dataset.digest
+    if moved and not config.moved:
         raise ManifestMismatch(
             f"{output}: holds codes of the dataset at {found.dataset_uri}, asked for {config.dataset}: choose another "
             "output, or say --moved if it is the same dataset"

@@ -130,6 +130,11 @@ def test_what_cannot_be_continued_is_refused(ray_local: None, tmp_path: Path) ->
     result = encode(EncodeConfig.model_validate({**settings, "dataset": moved, "moved": True}))
     assert (result.version, result.parts_reused, result.deleted) == ("v000002", 1, 4)
     assert open_codes(uri).dataset_uri == moved
+    twin = make_dataset(tmp_path / "twin", [A, C])
+    assert encode(EncodeConfig.model_validate({**settings, "dataset": twin})).version == "v000002"
+    again = encode(EncodeConfig.model_validate({**settings, "dataset": twin, "moved": True}))
+    assert (again.version, again.parts_reused, again.deleted, again.replaced) == ("v000003", 2, 0, 0)
+    assert open_codes(uri).dataset_uri == twin
 
 
 def test_versions_that_are_not_there_or_broken_are_named(tmp_path: Path) -> None:
