@@ -45,7 +45,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"cibhash: error: unknown command {command!r}: {hint}\n")
         return USAGE_ERROR
     code = importlib.import_module(f"jobs.{command}").main(arguments)
-    return int(code)
+    return int(code) if argv is not None else _leave(int(code))
+
+
+def _leave(code: int) -> int:
+    from jobs.runner import leave
+
+    return leave(code)
 
 
 def overview() -> str:

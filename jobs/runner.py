@@ -4,6 +4,7 @@ Knows nothing of what the jobs do. While a job runs, file descriptor 1 leads to 
 line on stdout; the JSON line is written to the real stdout at the end.
 """
 
+import atexit
 import contextlib
 import dataclasses
 import errno
@@ -106,6 +107,16 @@ def run_job(
         line = {"job": job, "status": status, **fields, "seconds": seconds}
         stdout.write(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
     return failure.exit_code if failure else 0
+
+
+def leave(code: int) -> int:
+    """The exit code; an interrupted process ends here, without Python's own end, in which Ray's threads may crash."""
+    if code in (128 + signal.SIGINT, 128 + signal.SIGTERM):
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code
 
 
 def _refuse_lost_output(config: JobConfig) -> None:
