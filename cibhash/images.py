@@ -1,8 +1,8 @@
 """The one way to decode an image, for training, encoding and queries alike.
 
-Knows nothing of tensors and shards. RGB out of JPEG, PNG, WebP and GIF: EXIF orientation honored, 16 bits scaled
-rather than clipped, alpha composed on white, first frame of an animation, ICC profiles ignored. Limits are read from
-the header before anything is decoded.
+Knows nothing of tensors and of where samples come from. RGB out of JPEG, PNG, WebP and GIF: EXIF orientation honored,
+16 bits scaled rather than clipped, alpha composed on white, first frame of an animation, ICC profiles ignored. Limits
+are read from the header before anything is decoded.
 """
 
 import contextlib
@@ -15,6 +15,7 @@ import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from cibhash.errors import BadImage, OversizedImage
+from cibhash.types import Sample
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF")
 MAX_PIXELS = 50_000_000
@@ -53,6 +54,17 @@ def decode_image(data: bytes, *, max_pixels: int = MAX_PIXELS, max_bytes: int = 
     with _refusals(data, max_pixels):
         image.load()
         return _to_rgb(image)
+
+
+def decode_sample(sample: Sample) -> Image.Image:
+    """Decodes the image of a sample to RGB.
+
+    Raises:
+        BadImage: as `decode_image`, or the sample is not one that can be used.
+    """
+    if sample.trouble:
+        raise BadImage(sample.trouble)
+    return decode_image(sample.image)
 
 
 def open_image(data: bytes, *, max_pixels: int = MAX_PIXELS, max_bytes: int = MAX_BYTES) -> Image.Image:

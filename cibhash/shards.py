@@ -1,7 +1,8 @@
 """Tar shards of samples, read and written in the WebDataset layout, without its decoders.
 
 Knows nothing of where shards lie: it is given an open stream or a local path. A sample is `<key>.jpg|jpeg|png|webp`
-with an optional `<key>.cls` (one integer) or `<key>.json` (`{"labels": [...]}`), its members adjacent. Only regular,
+with an optional `<key>.cls` (one integer) or `<key>.json` (`{"labels": [...]}`), its members adjacent; one without a
+single image, or with a label that is none, is a sample with its trouble told. Only regular,
 non-sparse members of an uncompressed tar are read, nothing is ever unpickled, and keys are opaque names, never paths.
 """
 
@@ -107,7 +108,7 @@ def unlisted_samples(stream: HashingStream, uri: str, first_id: int = 0) -> Iter
             if key in seen:
                 raise CorruptShard(f"{uri}: key {key!r} comes twice, or its members are not adjacent")
             seen.add(key)
-            yield _sample(uri, first_id + position, raw)
+            yield _sample(first_id + position, raw)
     except tarfile.TarError as error:
         raise CorruptShard(f"{uri}: not a readable tar: {error}") from None
     except ValueError as error:
@@ -235,19 +236,20 @@ def _members(stream: HashingStream, uri: str) -> Iterator[dict[str, Any]]:
             yield {"fname": info.name, "data": _Member(data, info.offset_data), "__url__": uri}
 
 
-def _sample(uri: str, sample_id: int, raw: dict[str, Any]) -> Sample:
-    key = raw["__key__"]
+def _sample(sample_id: int, raw: dict[str, Any]) -> Sample:
     images = [raw[suffix] for suffix in IMAGE_SUFFIXES if suffix in raw]
+    labels, trouble = _labels(raw)
     if len(images) != 1:
-        raise CorruptShard(f"{uri}: key {key!r} has {len(images)} image members, expected 1")
-    image: _Member = images[0]
-    return Sample(sample_id, key, image.data, _labels(uri, key, raw), image.offset)
+        trouble = f"{len(images)} image members, expected 1"
+    image: _Member = images[0] if len(images) == 1 else _Member(b"", 0)
+    return Sample(sample_id, raw["__key__"], image.data, labels, image.offset, trouble)
 
 
-def _labels(uri: str, key: str, raw: dict[str, Any]) -> tuple[int, ...]:
+def _labels(raw: dict[str, Any]) -> tuple[tuple[int, ...], str]:
+    """Labels, and why they cannot be read."""
     try:
         if "cls" in raw:
-            return parse_cls(raw["cls"].data)
-        return (parse_json(raw["json"].data) or ()) if "json" in raw else ()
+            return parse_cls(raw["cls"].data), ""
+        return (parse_json(raw["json"].data) or ()) if "json" in raw else (), ""
     except ValueError as error:
-        raise CorruptShard(f"{uri}: key {key!r}: {error}") from None
+        return (), str(error)

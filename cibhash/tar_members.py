@@ -262,6 +262,13 @@ def _skip_sparse_map(source: _Stream, block: bytes) -> None:
         is_extended = extra[504]
 
 
+def foreign_start(start: bytes) -> str:
+    """What a file is that does not begin as a tar does, told by its first `BLOCK` bytes; empty: it may be a tar."""
+    if len(start) == BLOCK and (not any(start) or _header(start) is not None):
+        return ""
+    return _described(start)
+
+
 def _described(start: bytes) -> str:
     if not start:
         return "empty: 0 bytes"

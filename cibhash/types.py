@@ -47,6 +47,8 @@ class Sample:
     labels: tuple[int, ...]
     offset: int
     """Byte offset of the image inside its tar; its length is `len(image)`."""
+    trouble: str = ""
+    """Why the sample cannot be used: no image, no single one, or a label that is none. Empty: it can."""
 
 
 class Neighbors(NamedTuple):

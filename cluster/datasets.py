@@ -4,13 +4,19 @@ Knows nothing of how shards are made or what is done with samples.
 """
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 from cibhash.errors import AlreadyExists, CorruptShard, DataError, ManifestMismatch, NotFound
 from cibhash.shards import read_samples
+from cibhash.tar_members import BLOCK, foreign_start
 from cibhash.types import Sample, TarShard
 from cluster import storage
+from cluster.listing import stat
 from cluster.manifests import DatasetManifest, check_digest, create_manifest, load_manifest
+
+_THREADS = 32
+"""Shards looked at a time; each is a request or two."""
 
 
 def open_dataset(uri: str) -> DatasetManifest:
@@ -59,6 +65,35 @@ def verify_shard(uri: str, shard: TarShard) -> None:
         raise CorruptShard(f"{shard.uri}: missing, but listed by {storage.join(uri, 'dataset.json')}") from None
     except ManifestMismatch as error:
         raise CorruptShard(str(error)) from None
+
+
+def check_shards(uri: str, shards: Sequence[TarShard]) -> None:
+    """Holds size and first block of each shard against the manifest, before anybody begins to work on them.
+
+    Raises:
+        CorruptShard: some are missing, cut, or no tars; names the first and what its first bytes show.
+    """
+    with ThreadPoolExecutor(_THREADS) as threads:
+        troubles = threads.map(lambda shard: _trouble(located(uri, shard)), shards)
+        bad = [(shard, trouble) for shard, trouble in zip(shards, troubles, strict=True) if trouble]
+    if bad:
+        (first, trouble), others = bad[0], len(bad) - 1
+        raise CorruptShard(
+            f"{located(uri, first).uri}: {trouble}"
+            + (f" (and {others} more of {len(shards)} shards)" if others else "")
+        )
+
+
+def _trouble(shard: TarShard) -> str:
+    """Why a shard cannot be what its manifest lists; empty: it may be."""
+    try:
+        size = stat(shard.uri).bytes
+        kind = foreign_start(storage.read_range(shard.uri, 0, min(size, BLOCK)))
+    except NotFound:
+        return "missing, but its manifest lists it"
+    if size != shard.bytes:
+        return f"{size} bytes, its manifest says {shard.bytes}" + (f"; {kind}" if kind else ": cut or replaced")
+    return f"not a tar: {kind}" if kind else ""
 
 
 def find_dataset(uri: str) -> DatasetManifest | None:

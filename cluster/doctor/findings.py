@@ -26,6 +26,7 @@ class FindingKind:
 
 
 _STOP = "train and encode stop at it"
+_REFUSED = "encode quarantines it, train stops at it"
 _KINDS = (
     # the file
     FindingKind("missing_shard", "error", "shards", "listed by the manifest, but not there", _STOP),
@@ -48,10 +49,10 @@ _KINDS = (
     FindingKind("irregular_member", "error", "members", "a link, a device or a sparse file", _STOP),
     FindingKind("oversized_member", "error", "members", "above the 64 MiB that a member may have", _STOP),
     FindingKind("no_key", "error", "members", "a name without a key, or one that is not UTF-8", _STOP),
-    FindingKind("missing_image", "error", "members", "a key without an image (jpg, jpeg, png, webp)", _STOP),
+    FindingKind("missing_image", "error", "members", "a key without an image (jpg, jpeg, png, webp)", _REFUSED),
     FindingKind("split_sample", "error", "members", "members of one key that are not adjacent", _STOP),
     FindingKind("duplicate_key", "error", "samples", "a key that comes again in its shard", _STOP),
-    FindingKind("several_images", "error", "samples", "a key with several images", _STOP),
+    FindingKind("several_images", "error", "samples", "a key with several images", _REFUSED),
     FindingKind(
         "duplicate_key_across_shards", "warning", "samples", "a key that another shard of the dataset has too",
         "both are encoded; key:NAME finds the first",
@@ -59,7 +60,7 @@ _KINDS = (
     FindingKind("ignored_member", "note", "members", "neither image nor cls nor json", "it is never read"),
     # images
     FindingKind(
-        "undecodable", "error", "images", "the decoder refuses the image", "encode quarantines it, train stops at it"
+        "undecodable", "error", "images", "the decoder refuses the image", _REFUSED
     ),
     FindingKind(
         "oversized_image", "error", "images", "above 20 MiB or 50 megapixels",
@@ -87,7 +88,7 @@ _KINDS = (
     FindingKind("color_profile", "note", "images", "an ICC profile other than sRGB", "ignored: colors may be off"),
     FindingKind("other_format", "note", "images", "not the format of its suffix", "decoded by content"),
     # labels
-    FindingKind("bad_label", "error", "samples", "a label that is no integer from 0 to 2147483647", _STOP),
+    FindingKind("bad_label", "error", "samples", "a label that is no integer from 0 to 2147483647", _REFUSED),
     FindingKind("label_conflict", "warning", "samples", "cls and json disagree", "cls is taken"),
     FindingKind(
         "partly_labeled", "warning", "samples", "no label where others have one", "nothing is relevant to it"

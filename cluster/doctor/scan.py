@@ -78,7 +78,7 @@ class ShardScan:
     samples: int
     """With an image, good or not."""
     refused: int
-    """Images that encode would quarantine; without decoding, those whose header says so."""
+    """Samples that encode would quarantine; without decoding, those whose layout, label or header says so."""
     bytes: int
     tally: Tally
     labels: dict[int, int]
@@ -175,7 +175,7 @@ class _Scan:
     def __init__(self, task: ScanTask) -> None:
         self._task = task
         self._tally = Tally(task.offenders)
-        self._samples = self._refused = self._unlabeled = 0
+        self._samples = self._imageless = self._refused = self._unlabeled = 0
         self._first_unlabeled: list[Offender] = []
         self._labels: dict[int, int] = {}
         self._formats: dict[str, int] = {}
@@ -192,6 +192,9 @@ class _Scan:
             self._look_at_sample(entry)
         else:
             problem = entry.problem if isinstance(entry, Fragment) else entry
+            if problem.kind == "missing_image":
+                self._imageless += 1
+                self._refused += 1
             self.note(problem.kind, problem.name, problem.detail)
 
     def compare(self, listed: TarShard, found: HashingStream) -> None:
@@ -202,8 +205,8 @@ class _Scan:
             self.note(
                 "altered_shard", "", f"sha256 {found.hexdigest()[:16]}..., its manifest says {listed.sha256[:16]}..."
             )
-        if self._samples != listed.count:
-            self.note("wrong_count", "", f"{self._samples} samples, its manifest says {listed.count}")
+        if (count := self._samples + self._imageless) != listed.count:
+            self.note("wrong_count", "", f"{count} samples, its manifest says {listed.count}")
 
     def result(self, num_bytes: int) -> ShardScan:
         """Everything seen."""
@@ -235,12 +238,14 @@ class _Scan:
             self._unlabeled += 1
             if len(self._first_unlabeled) < self._task.offenders:
                 self._first_unlabeled.append(self._offender(sample.key, "", sample))
+        is_refused = any(problem.kind in ("bad_label", "several_images") for problem in sample.problems)
         try:
             self._look_at_image(sample)
         except BadImage as error:
-            self._refused += 1
+            is_refused = True
             kind = "oversized_image" if isinstance(error, OversizedImage) else "undecodable"
             self.note(kind, sample.key, str(error), sample)
+        self._refused += is_refused
 
     def _look_at_image(self, sample: ScannedSample) -> None:
         """Header first, then pixels.

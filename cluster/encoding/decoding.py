@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cibhash.errors import BadImage
-from cibhash.images import decode_image
+from cibhash.images import decode_sample
 from cibhash.types import Sample, TarShard
 from cibhash.views import Pixels, eval_view
 from cluster.datasets import shard_samples
@@ -98,6 +98,6 @@ def _batches(
 
 def _decode(sample: Sample, size: int) -> Pixels | str:
     try:
-        return eval_view(decode_image(sample.image), size)
+        return eval_view(decode_sample(sample), size)
     except BadImage as error:
         return str(error)

@@ -23,7 +23,7 @@ from cluster import storage
 from cluster.code_tables import TOMBSTONE_SCHEMA, parquet_bytes, write_listed
 from cluster.code_versions import copy_current, open_codes, publish_codes
 from cluster.config import EncodeConfig
-from cluster.datasets import open_dataset
+from cluster.datasets import check_shards, open_dataset
 from cluster.encoders import EncoderInfo, encoder_info
 from cluster.encoding.shard_encoder import EncodingPlan, PartRecord, ShardEncoder, read_record
 from cluster.encoding.tombstones import DELETED, REPLACED, read_tombstones, tombstones
@@ -96,6 +96,7 @@ def encode(config: EncodeConfig) -> EncodeResult:
     if config.dry_run:
         rows, parts = dataset.num_samples, len(dataset.shards)
         return EncodeResult(output, "", encoder.digest, dataset.digest, encoder.bits, rows, 0, 0, parts, reused)
+    check_shards(config.dataset, todo)
     if todo:
         with ray_session(config.ray):
             cpus = 1.0 + plan.decoders

@@ -43,6 +43,8 @@ class AdoptResult:
     samples: int
     labeled: int | None
     """Samples with labels; None where the shards were not read this time."""
+    unusable: int | None
+    """Samples that encode will quarantine: no single image, or a label that is none; None as `labeled`."""
     shards: int
     bytes: int
     shards_reused: int
@@ -63,14 +65,14 @@ def adopt(config: AdoptConfig) -> AdoptResult:
     output = storage.absolute(config.output)
     listing = list_shards(config.tar_shards)
     name = config.name or output.rpartition("/")[2]
-    planned = AdoptResult(output, name, config.split, "", 0, None, len(listing.uris), 0, 0, listing.ignored)
+    planned = AdoptResult(output, name, config.split, "", 0, None, None, len(listing.uris), 0, 0, listing.ignored)
     for suffix, count in listing.ignored.items():
         log(f"adopt: {count:,} other files left alone", suffix=suffix or "none")
     found = find_dataset(output)
     if found is not None:
         _refuse_unlike(output, found, name, config.split, listing.uris)
         log("adopt: already complete", dataset=output)
-        return _result(planned, found, labeled=None, reused=len(found.shards))
+        return _result(planned, found, None, reused=len(found.shards))
     if config.dry_run:
         return planned
     records_uri = storage.join(output, RECORDS)
@@ -83,7 +85,10 @@ def adopt(config: AdoptConfig) -> AdoptResult:
         raise DataError(f"{config.tar_shards}: {len(records)} shards without any sample")
     commit_dataset(output, manifest, None)
     _remove_records(records_uri, records)
-    return _result(planned, manifest, labeled=sum(record.labeled for record in records), reused=reused)
+    if troubled := [record for record in records if record.unusable]:
+        count, first = sum(record.unusable for record in troubled), troubled[0]
+        log(f"adopt: {count:,} samples that encode will quarantine", first=f"{first.uri} key {first.first_unusable}")
+    return _result(planned, manifest, records, reused=reused)
 
 
 def _scan(uris: Sequence[str], records_uri: str, *, with_keys: bool) -> tuple[list[ScanRecord], int]:
@@ -179,12 +184,15 @@ def _remove_records(records_uri: str, records: Sequence[ScanRecord]) -> None:
         list(threads.map(remove, files))
 
 
-def _result(planned: AdoptResult, manifest: DatasetManifest, *, labeled: int | None, reused: int) -> AdoptResult:
+def _result(
+    planned: AdoptResult, manifest: DatasetManifest, records: Sequence[ScanRecord] | None, *, reused: int
+) -> AdoptResult:
     return dataclasses.replace(
         planned,
         digest=manifest.digest,
         samples=manifest.num_samples,
-        labeled=labeled,
+        labeled=None if records is None else sum(record.labeled for record in records),
+        unusable=None if records is None else sum(record.unusable for record in records),
         bytes=sum(shard.bytes for shard in manifest.shards),
         shards_reused=reused,
     )

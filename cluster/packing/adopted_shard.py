@@ -45,6 +45,10 @@ class ScanRecord(BaseModel):
     count: int
     labeled: int
     """Samples with labels."""
+    unusable: int
+    """Samples without an image, without a single one, or with a label that is none."""
+    first_unusable: str
+    """Key of the first of them, and why; empty: there is none."""
     keys_uri: str
     """File of the ascending digests of its keys, KEY_DIGEST_BYTES each; empty where none were wanted."""
     key_starts: tuple[int, ...]
@@ -81,13 +85,17 @@ def scan_one(task: ScanTask) -> Scanned:
     if record is not None:
         return Scanned(record, reused=True)
     digests: list[bytes] = []
-    labeled = 0
+    labeled = unusable = 0
+    first_unusable = ""
     with storage.open_stream(task.uri) as opened:
         tail = _Tail(opened)
         stream = HashingStream(cast(BinaryIO, tail))
         for sample in unlisted_samples(stream, task.uri):
             digests.append(key_digest(sample.key))
             labeled += bool(sample.labels)
+            unusable += bool(sample.trouble)
+            if sample.trouble and not first_unusable:
+                first_unusable = f"{sample.key!r}: {sample.trouble}"
     if stream.num_bytes != known.bytes:
         raise CorruptShard(f"{task.uri}: {stream.num_bytes} bytes read of {known.bytes}: it changes while it is read")
     if tail.last != _END_MARK:
@@ -100,6 +108,8 @@ def scan_one(task: ScanTask) -> Scanned:
         sha256=stream.hexdigest(),
         count=len(digests),
         labeled=labeled,
+        unusable=unusable,
+        first_unusable=first_unusable,
         keys_uri=target.removesuffix(".json") + ".keys" if task.with_keys else "",
         key_starts=_starts(digests) if task.with_keys else (),
     )

@@ -26,7 +26,7 @@ from cibhash.sampling import steps_per_epoch
 from cibhash.types import TarShard
 from cibhash.weight_average import take_average
 from cluster import storage
-from cluster.datasets import open_dataset, verify_shard
+from cluster.datasets import check_shards, open_dataset, verify_shard
 from cluster.encoders import encoder_info, publish_encoder
 from cluster.failures import raise_failure
 from cluster.in_flight import completed, default_limit, named_call
@@ -120,6 +120,7 @@ def train(config: TrainConfig) -> TrainResult:
     if storage.exists(storage.join(output, ENCODER_FILE)):
         log("train: already complete", encoder=output)
         return _finished(result, config, encoder_info(output).digest, changes, checkpoint_store(config).best())
+    check_shards(config.dataset, dataset.shards)
     with hold_lease(storage.join(output, _LEASE)):
         _claim(config, dataset, output)
         for change in changes:

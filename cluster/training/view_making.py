@@ -15,7 +15,7 @@ from torch import Tensor
 from cibhash.device_views import ColorDraws, apply_colors, color_draws
 from cibhash.errors import BadImage, DataError
 from cibhash.fast_views import ColorMap, color_map, cut_out, fast_view
-from cibhash.images import decode_image
+from cibhash.images import decode_sample
 from cibhash.specs import ViewSpec
 from cibhash.types import Sample
 from cibhash.view_draws import draw_view, view_generator
@@ -45,10 +45,10 @@ def decoded(dataset_uri: str, sample: Sample) -> Image.Image:
     """The image of a sample.
 
     Raises:
-        DataError: it cannot be decoded; names dataset and key.
+        DataError: it cannot be used or decoded; names dataset and key.
     """
     try:
-        return decode_image(sample.image)
+        return decode_sample(sample)
     except BadImage as error:
         raise DataError(f"{dataset_uri}: key {sample.key!r}: {error}") from None
 

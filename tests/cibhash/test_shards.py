@@ -4,13 +4,15 @@ import hashlib
 import io
 import json
 import pickle
+import re
 import tarfile
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from cibhash.errors import CorruptShard
+from cibhash.errors import BadImage, CorruptShard
+from cibhash.images import decode_sample
 from cibhash.shards import MAX_MEMBER_BYTES, SourceImage, read_samples, write_shard
 from cibhash.types import Sample, TarShard
 from tests.datasets import listed_shard, png, shape_image, shape_sources, tar_bytes
@@ -168,17 +170,25 @@ def test_labels_from_cls_and_json() -> None:
 
 
 @pytest.mark.parametrize("label", [b"cat", b"", b"1.5", b"1 2", b"\xff", b"9" * 5000, b"\0" * 8])
-def test_a_cls_that_is_not_one_integer_names_shard_and_key(label: bytes) -> None:
-    with pytest.raises(CorruptShard, match=rf"{URI}.*'bad'"):
-        _read_raw([("good.png", b"x"), ("bad.png", b"x"), ("bad.cls", label)], 2)
+def test_a_cls_that_is_not_one_integer_is_the_trouble_of_its_sample(label: bytes) -> None:
+    _expect_trouble("bad.cls", label, r"label b.*, expected one integer")
 
 
 @pytest.mark.parametrize(
     "content", [b"{", b'{"labels": 3}', b'{"labels": ["3"]}', b'{"labels": [true]}', b'{"labels": [1.0]}', b"\xff\xfe"]
 )
-def test_a_json_without_integer_labels_names_shard_and_key(content: bytes) -> None:
-    with pytest.raises(CorruptShard, match=rf"{URI}.*'bad'"):
-        _read_raw([("good.png", b"x"), ("bad.png", b"x"), ("bad.json", content)], 2)
+def test_a_json_without_integer_labels_is_the_trouble_of_its_sample(content: bytes) -> None:
+    _expect_trouble("bad.json", content, r"json member is not JSON|labels .*, expected a list of integers")
+
+
+def _expect_trouble(name: str, content: bytes, trouble: str) -> None:
+    """The sample comes with its image, without labels and unusable; the others are as ever."""
+    good, bad, last = _read_raw([("good.png", b"1"), ("bad.png", b"2"), (name, content), ("last.png", b"3")], 3)
+    assert (good.trouble, last.trouble, last.id) == ("", "", 2)
+    assert (bad.key, bad.image, bad.labels) == ("bad", b"2", ())
+    assert re.search(trouble, bad.trouble)
+    with pytest.raises(BadImage, match=re.escape(bad.trouble)):
+        decode_sample(bad)
 
 
 @pytest.mark.parametrize("label", [-1, 2**31])
@@ -187,13 +197,12 @@ def test_labels_outside_the_range_of_a_code_table_are_refused(tmp_path: Path, la
     with pytest.raises(ValueError, match=rf"'a'.*{label}"):
         write_shard(tmp_path / "a.tar", URI, [SourceImage("a", "png", b"x", (label,))], 0)
     for member in (("a.cls", str(label).encode()), ("a.json", json.dumps({"labels": [1, label]}).encode())):
-        with pytest.raises(CorruptShard, match=rf"{URI}.*'a'.*{label}"):
-            _read_raw([("a.png", b"x"), member], 1)
+        (sample,) = _read_raw([("a.png", b"x"), member], 1)
+        assert str(label) in sample.trouble
 
 
 def test_deeply_nested_json_is_refused() -> None:
-    with pytest.raises(CorruptShard, match=rf"{URI}.*'bad'"):
-        _read_raw([("bad.png", b"x"), ("bad.json", b"[" * 500_000)], 1)
+    _expect_trouble("bad.json", b"[" * 500_000, "json member is not JSON")
 
 
 @pytest.mark.parametrize(
@@ -203,17 +212,23 @@ def test_deeply_nested_json_is_refused() -> None:
         (["a.png", "b.png", "a.png"], "a"),
         (["a.png", "a.png"], "a.png"),
         (["a.png", "b.png", "a.cls"], "a"),
-        (["a.png", "a.jpg"], "a"),
-        (["lonely.cls"], "lonely"),
-        (["lonely.json", "b.png"], "lonely"),
-        (["v.1.png"], "v"),
     ],
 )
 def test_broken_layouts_name_shard_and_key(names: list[str], key: str) -> None:
-    """Keys that come twice, members apart from their image, two images, no image."""
+    """Keys that come twice, members apart from their image."""
     with pytest.raises(CorruptShard, match=URI) as caught:
         _read_raw([(name, b"1") for name in names], 2)
     assert key in str(caught.value).replace(URI, "")
+
+
+@pytest.mark.parametrize(
+    ("names", "found"),
+    [(["k.png", "k.jpg"], 2), (["k.cls"], 0), (["k.json", "b.png"], 0), (["k.1.png"], 0), (["k.txt", "b.png"], 0)],
+)
+def test_a_sample_without_a_single_image_is_counted_and_unusable(names: list[str], found: int) -> None:
+    sample, *others = _read_raw([(name, b"1") for name in names], 1 + ("b.png" in names))
+    assert (sample.key, sample.image, sample.trouble) == ("k", b"", f"{found} image members, expected 1")
+    assert [other.trouble for other in others] == [""] * len(others)
 
 
 @pytest.mark.parametrize("name", [".png", "dir/.jpg", "line.1\nbreak/a.png"])

@@ -7,7 +7,7 @@ import pytest
 from cibhash.errors import CorruptShard, DataError, NotFound
 from cibhash.types import TarShard
 from cluster import storage
-from cluster.datasets import located, open_dataset, shard_samples, verify_shard
+from cluster.datasets import check_shards, located, open_dataset, shard_samples, verify_shard
 from cluster.manifests import DatasetManifest, create_manifest
 from tests.datasets import make_dataset, shape_dataset, shape_sources
 from tests.s3 import s3_bucket
@@ -68,8 +68,25 @@ def test_shards_that_are_not_those_of_the_manifest_are_named(tmp_path: Path) -> 
         with pytest.raises(CorruptShard, match=rf"{path}.*{named}") as caught:
             verify_shard(uri, shard)
         assert caught.value.exit_code == 3
+        if named != "sha256":
+            with pytest.raises(CorruptShard, match=rf"{path}: .*{named}"):
+                check_shards(uri, open_dataset(uri).shards)
         with pytest.raises(CorruptShard, match=str(path)):
             list(shard_samples(uri, shard))
+
+
+def test_the_first_bytes_of_every_shard_are_looked_at(tmp_path: Path) -> None:
+    """As long as the manifest says, and something else."""
+    uri = shape_dataset(tmp_path, [3, 2, 4])
+    shards = open_dataset(uri).shards
+    check_shards(uri, shards)
+    for number, start in ((1, b"\x89PNG"), (2, b"<!doctype html>")):
+        path = tmp_path / f"shard-00000{number}.tar"
+        path.write_bytes(start + path.read_bytes()[len(start) :])
+    with pytest.raises(
+        CorruptShard, match=r"shard-000001.tar: not a tar: it is a PNG image \(and 1 more of 3 shards\)"
+    ):
+        check_shards(uri, shards)
 
 
 def test_a_shard_listed_by_a_refused_scheme_is_never_opened(tmp_path: Path) -> None:

@@ -223,7 +223,7 @@ def test_exit_codes_and_the_last_line(ray_local: None, tmp_path: Path, capfd: py
 def test_a_cleaned_copy_keeps_all_that_is_good(ray_local: None, tmp_path: Path) -> None:
     members = broken_members()
     unfinished = tar_bytes(members).rstrip(b"\0")
-    uri = raw_dataset(tmp_path / "data", unfinished + bytes(-len(unfinished) % 512), 9)
+    uri = raw_dataset(tmp_path / "data", unfinished + bytes(-len(unfinished) % 512), 10)
     found = counts(check(uri))
     assert found == {
         "no_end_marker": 1,

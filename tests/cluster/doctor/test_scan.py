@@ -91,6 +91,14 @@ def test_a_shard_that_is_not_the_listed_one(tmp_path: Path) -> None:
     assert offender.detail == f"{cut.samples} samples, its manifest says 2"
 
 
+def test_samples_that_encode_quarantines_count_as_the_manifest_counts_them(tmp_path: Path) -> None:
+    image = png(shape_image(0))
+    data = tar_bytes([("a.png", image), ("b.cls", b"1"), ("c.png", image), ("c.cls", b"cat"), ("d.png", image)])
+    scan = _scan(tmp_path, data, listed_shard(data, 4))
+    assert scan.tally.counts == {"missing_image": 1, "bad_label": 1}
+    assert (scan.samples, scan.refused) == (3, 2)
+
+
 def test_a_missing_shard_is_a_finding(tmp_path: Path) -> None:
     scan = scan_shard(ScanTask("all", str(tmp_path / "gone.tar"), listed_shard(b"", 3), True, 5))
     assert (scan.samples, scan.tally.counts) == (0, {"missing_shard": 1})

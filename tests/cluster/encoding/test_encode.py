@@ -1,6 +1,7 @@
 """The encode job: every image accounted for, resumable, independent of how the work was split."""
 
 import dataclasses
+import gzip
 import io
 import json
 import os
@@ -37,6 +38,7 @@ from tests.datasets import (
     published_encoder,
     raw_dataset,
     shape_dataset,
+    shape_image,
     shape_sources,
     tar_bytes,
 )
@@ -162,7 +164,9 @@ def test_cpu_workers_that_decode_for_an_actor_change_nothing(ray_local: None, tm
     assert _files(tmp_path / "codes-0") == _files(tmp_path / "codes-3")
 
     path = tmp_path / "data/shard-000001.tar"
-    path.write_bytes(path.read_bytes()[:-3000])
+    content = bytearray(path.read_bytes())
+    content[-3000] ^= 1
+    path.write_bytes(content)
     with pytest.raises(CorruptShard, match=r"shard-000001\.tar") as caught:
         encode(_config(dataset, encoder, tmp_path / "others", decoders=3))
     assert "\n" not in str(caught.value)
@@ -370,14 +374,58 @@ def test_unlisted_files_in_the_output_are_ignored(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("label", [b"5000000000", b"-3", b'{"labels": [4294967296]}'])
-def test_labels_that_a_code_table_cannot_hold_are_data_errors(tmp_path: Path, label: bytes) -> None:
+def test_labels_that_a_code_table_cannot_hold_are_quarantined(tmp_path: Path, label: bytes) -> None:
     """The column is int32, and -1 stands for no label."""
     image = png(Image.new("RGB", (32, 32), "red"))
     suffix = "json" if label.startswith(b"{") else "cls"
     dataset = raw_dataset(tmp_path / "data", tar_bytes([("a.png", image), (f"a.{suffix}", label)]), 1)
     encoder, shard = published_encoder(tmp_path / "encoder"), open_dataset(dataset).shards[0]
-    with pytest.raises(DataError, match=r"shard-000000.tar.*'a'"):
-        ShardEncoder(_plan(dataset, encoder, tmp_path / "codes")).encode_shard(shard)
+    record = ShardEncoder(_plan(dataset, encoder, tmp_path / "codes")).encode_shard(shard)
+    assert (record.part.rows, record.part.quarantined) == (0, 1)
+    table = pq.read_table(tmp_path / "codes" / record.quarantine.path).to_pylist()
+    assert [(row["key"], "label" in row["reason"]) for row in table] == [("a", True)]
+
+
+@pytest.mark.ray
+def test_samples_without_image_or_label_are_quarantined_and_a_missing_label_is_none(
+    ray_local: None, tmp_path: Path
+) -> None:
+    images = [png(shape_image(number)) for number in range(4)]
+    members = [
+        ("a.png", images[0]), ("a.cls", b"3"),
+        ("b.png", images[1]), ("b.cls", b"cat"),
+        ("c.cls", b"1"),
+        ("d.png", images[2]),
+        ("e.png", images[3]), ("e.jpg", images[3]), ("e.cls", b"2"),
+    ]  # fmt: skip
+    dataset = raw_dataset(tmp_path / "data", tar_bytes(members), 5)
+    result = encode(_config(dataset, published_encoder(tmp_path / "encoder"), tmp_path / "codes"))
+    assert (result.rows_in, result.rows_out, result.quarantined) == (5, 2, 3)
+    table = _table(result.codes_uri)
+    assert table["key"].to_pylist() == ["a", "d"]
+    assert table["labels"].to_pylist() == [[3], []]
+    quarantine = pa.BufferReader(read_verified(result.codes_uri, open_codes(result.codes_uri).quarantine))
+    assert [(row["key"], row["reason"]) for row in pq.read_table(quarantine).to_pylist()] == [
+        ("b", "label b'cat', expected one integer"),
+        ("c", "0 image members, expected 1"),
+        ("e", "2 image members, expected 1"),
+    ]
+
+
+@pytest.mark.parametrize("content", [b"", b"\0garbage" * 99, gzip.compress(b"x" * 9999), b"<html>no</html>", None])
+def test_a_shard_that_is_no_whole_tar_is_refused_before_work_starts(tmp_path: Path, content: bytes | None) -> None:
+    """No worker is started, and what is not there or not a tar is told by what is seen of it."""
+    dataset = shape_dataset(tmp_path / "data", [4, 5])
+    path = tmp_path / "data/shard-000001.tar"
+    whole, seen = path.read_bytes(), {b"": "empty: 0 bytes", b"<html>no</html>": "an HTML or XML page"}
+    path.write_bytes(whole[:-700] if content is None else content)
+    expected = seen.get(content, "gzip data" if content and content[0] == 0x1F else "first bytes")
+    with pytest.raises(
+        CorruptShard, match=rf"{path}: .*{'cut or replaced' if content is None else expected}"
+    ) as caught:
+        encode(_config(dataset, published_encoder(tmp_path / "encoder"), tmp_path / "codes"))
+    assert caught.value.exit_code == 3
+    assert not (tmp_path / "codes").exists()
 
 
 def test_keys_are_opaque_names_never_paths(tmp_path: Path) -> None:

@@ -75,9 +75,6 @@ def test_keys_are_left_only_where_they_are_wanted(tmp_path: Path) -> None:
         (CONTENT[:700], "cut inside|not a readable tar|end mark"),
         (CONTENT[: 2 * 512], "no end mark of a tar: cut off, or still being written"),
         (tar_bytes([*MEMBERS, ("000.jpg", b"again")]), "'000' comes twice"),
-        (tar_bytes([("a.json", b"{}"), ("a.txt", b"x")]), "'a' has 0 image members"),
-        (tar_bytes([("a.jpg", b"x"), ("a.json", b"{")]), "'a': its json member is not JSON"),
-        (tar_bytes([("a.jpg", b"x"), ("a.cls", b"cat")]), "'a': label"),
     ],
 )
 def test_what_training_could_not_read_is_named(tmp_path: Path, content: bytes, message: str) -> None:
@@ -85,6 +82,14 @@ def test_what_training_could_not_read_is_named(tmp_path: Path, content: bytes, m
     with pytest.raises(CorruptShard, match=rf"{task.uri}: .*({message})"):
         scan_one(task)
     assert not (tmp_path / "records").exists()
+
+
+def test_samples_that_cannot_be_used_are_counted_and_the_first_is_named(tmp_path: Path) -> None:
+    content = tar_bytes([("a.jpg", b"x"), ("b.json", b"{}"), ("b.txt", b"x"), ("c.jpg", b"x"), ("c.cls", b"cat")])
+    record = scan_one(task_for(tmp_path, content)).record
+    assert (record.count, record.unusable) == (3, 2)
+    assert record.first_unusable == "'b': 0 image members, expected 1"
+    assert scan_one(task_for(tmp_path)).record.first_unusable == ""
 
 
 def test_a_missing_shard_is_named(tmp_path: Path) -> None:
