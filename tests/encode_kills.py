@@ -1,6 +1,7 @@
 """An encode job in a process of its own that is struck by SIGKILL at a chosen moment, and run again until it ends."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -24,7 +25,7 @@ from cluster.runtime import ray_session
 config = EncodeConfig.model_validate_json(sys.argv[1])
 with ray_session(RayConfig(num_cpus=8)):
     print(ray._private.worker._global_node.get_session_dir_path(), flush=True)
-    print(encode(config).parts_reused, flush=True)
+    print('parts reused:', encode(config).parts_reused, flush=True)
 """
 
 
@@ -65,7 +66,7 @@ def strike(config: EncodeConfig, target: Target, after_parts: int) -> Struck:
         driver.wait()
         end_ray(session)
     if driver.returncode == 0:
-        return Struck(target, found, True, int(rest.split()[-1]))
+        return Struck(target, found, True, _parts_reused(rest))
     return Struck(target, found, False, finish(config))
 
 
@@ -79,7 +80,14 @@ def finish(config: EncodeConfig) -> int:
         driver.wait()
         end_ray(session)
     assert driver.returncode == 0, "a run that nobody disturbs ends well"
-    return int(rest.split()[-1])
+    return _parts_reused(rest)
+
+
+def _parts_reused(output: bytes) -> int:
+    """What the driver printed; Ray prints lines of its own around it."""
+    told = re.search(rb"parts reused: (\d+)", output)
+    assert told is not None
+    return int(told[1])
 
 
 def table_files(output: str) -> dict[str, bytes]:
