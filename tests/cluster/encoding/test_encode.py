@@ -2,11 +2,6 @@
 
 import dataclasses
 import gzip
-import io
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -29,8 +24,7 @@ from cluster.config import EncodeConfig
 from cluster.datasets import open_dataset, shard_samples
 from cluster.encoding.encode import encode
 from cluster.encoding.shard_encoder import EncodingPlan, PartRecord, ShardEncoder, part_name, read_record
-from cluster.manifests import CodeManifest, read_verified
-from cluster.originals import Original, original_bytes
+from cluster.manifests import read_verified
 from tests.datasets import (
     listed_shard,
     make_dataset,
@@ -42,9 +36,8 @@ from tests.datasets import (
     shape_sources,
     tar_bytes,
 )
-from tests.patience import HANG_S
 from tests.s3 import s3_bucket
-from tests.s3_faults import FaultyStore, faulty_store
+from tests.s3_faults import faulty_store
 
 __all__ = ["faulty_store", "s3_bucket"]
 
@@ -471,66 +464,6 @@ def test_shards_and_outputs_on_s3(tmp_path: Path, s3_bucket: str) -> None:
     assert ShardEncoder(there).encode_shard(shard) == expected
     assert read_record(there, shard) == expected
     assert read_part(there.output_uri, expected.part).equals(read_part(plan.output_uri, expected.part))
-
-
-_S3_JOBS = """
-import dataclasses, json, sys
-from cluster.config import EncodeConfig
-from cluster.training_config import TrainConfig
-from cluster.encoding.encode import encode
-from cluster.runtime import ray_session
-from cluster.training.trainer import train
-from cluster.config import RayConfig
-from cluster.retries import retries
-base = sys.argv[1]
-with ray_session(RayConfig(num_cpus=16)):
-    result = train(TrainConfig.model_validate(dict(
-        dataset=f"{base}/data", output=f"{base}/encoder", bits=(16,), epochs=2, batch_size=4, threads_per_worker=1,
-        backbone=dict(name="convnet-small", weights="none", image_size=32, train_from="all"), hidden=16,
-        checkpoint_every=1)))
-    before = sum(retries().values())
-    codes = encode(EncodeConfig(dataset=f"{base}/data", encoder=f"{base}/encoder", output=f"{base}/codes",
-        batch_size=8, threads_per_worker=1))
-print(json.dumps([result.encoder_digest, dataclasses.asdict(codes), sum(retries().values()) - before]))
-"""
-
-
-@pytest.mark.ray
-def test_train_and_encode_through_a_storm_of_faults_from_s3_to_s3(
-    s3_bucket: str, faulty_store: FaultyStore, tmp_path: Path
-) -> None:
-    """Every fourth request fails, and the table is that of a calm day, bit for bit.
-
-    In a process of its own, for Ray's workers inherit the environment that Ray was started in.
-    """
-    shape_dataset(f"{s3_bucket}/data", [5, 4])
-    faulty_store.storm("", seed=3, share=1 / 4)
-    done = subprocess.run(
-        [sys.executable, "-c", _S3_JOBS, s3_bucket],
-        capture_output=True,
-        text=True,
-        timeout=HANG_S,
-        env=dict(os.environ),
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    trained, result, tried_again = json.loads(done.stdout)
-    met = faulty_store.met()
-    faulty_store.plan()
-    assert {"status", "reset", "lost"} <= met.keys()
-    assert 0 < tried_again <= sum(met.values())
-    assert (result["encoder_digest"], result["rows_in"], result["rows_out"]) == (trained, 9, 9)
-    manifest = open_codes(f"{s3_bucket}/codes")
-    calm = _plan(f"{s3_bucket}/data", f"{s3_bucket}/encoder", tmp_path / "calm")
-    calm = dataclasses.replace(calm, encoder_digest=trained)
-    records = [ShardEncoder(calm).encode_shard(shard) for shard in open_dataset(calm.dataset_uri).shards]
-    assert tuple(record.part for record in records) == manifest.parts
-    for part in manifest.parts:
-        assert read_part(f"{s3_bucket}/codes", part).equals(read_part(str(tmp_path / "calm"), part))
-    row = read_part(f"{s3_bucket}/codes", manifest.parts[1]).to_pylist()[0]
-    image = original_bytes(Original(storage.join(manifest.dataset_uri, row["shard"]), row["offset"], row["size"]))
-    assert Image.open(io.BytesIO(image)).size == (40, 36)
-    assert json.loads(storage.read_bytes(f"{s3_bucket}/encoder/encoder.json"))["digest"] == trained
-    assert isinstance(manifest, CodeManifest)
 
 
 def test_listed_shard_matches_what_is_written(tmp_path: Path) -> None:
