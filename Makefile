@@ -40,7 +40,7 @@ asan: $(READY) $(SANITIZED)
 
 $(SANITIZED): $(NATIVE)
 	@mkdir -p $(@D)
-	@$(CC) -std=c11 -O1 -g -Wall -Wextra -Wconversion -Werror -fsanitize=address,undefined -fno-sanitize-recover=all \
+	@$(CC) -std=c11 -O1 -g -Wall -Wextra -Wno-unused-parameter -Wconversion -Werror -fsanitize=address,undefined -fno-sanitize-recover=all \
 		-fPIC -shared $(filter %.c,$^) -o $@
 
 $(BIN)/python:
