@@ -40,8 +40,8 @@ asan: $(READY) $(SANITIZED)
 
 $(SANITIZED): $(NATIVE)
 	@mkdir -p $(@D)
-	@$(CC) -std=c11 -O1 -g -Wall -Wextra -Wno-unused-parameter -Wconversion -Werror -fsanitize=address,undefined -fno-sanitize-recover=all \
-		-fPIC -shared $(filter %.c,$^) -o $@
+	@$(CC) -std=c11 -O1 -g -Wall -Wextra -Wno-unused-parameter -Wconversion -Werror \
+		-fsanitize=address,undefined -fno-sanitize-recover=all -fPIC -shared $(filter %.c,$^) -o $@
 
 $(BIN)/python:
 	@$(MAKE) venv

@@ -40,7 +40,7 @@ static void free_windows(struct windows *windows)
     free(windows->halves);
 }
 
-/* Makes the windows of one direction, with a multiple of `step` taps, an even number. Returns 0, or what is exported. */
+/* Makes the windows of one direction, with a multiple of `step` taps, which is even. Returns 0 or why it could not. */
 static int32_t make_windows(struct windows *made, int32_t num_inputs, int32_t num_outputs, size_t step)
 {
     if (num_inputs < 1 || num_inputs > MAX_SIDE || num_outputs < 1 || num_outputs > MAX_SIDE)
