@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from cibhash.native.resize import resize
 from cibhash.specs import ViewSpec
 from cibhash.view_draws import draw_view
 
@@ -14,8 +15,12 @@ Pixels = npt.NDArray[np.uint8]
 
 
 def eval_view(image: Image.Image, size: int) -> Pixels:
-    """The deterministic view: the whole image resized to a square, bilinear with antialiasing."""
-    return _pixels(image.resize((size, size), Image.Resampling.BILINEAR))
+    """The deterministic view: the whole image resized to a square by Pillow, bilinear with antialiasing.
+
+    Compiled code gives the same pixels in less time, where there is any.
+    """
+    view = resize(image, size)
+    return _pixels(image.resize((size, size), Image.Resampling.BILINEAR)) if view is None else view
 
 
 def random_view(image: Image.Image, spec: ViewSpec, size: int, generator: np.random.Generator) -> Pixels:
