@@ -43,7 +43,9 @@ def _check(script: str) -> None:
     assert all(math.isfinite(ratio) and ratio > 0 for ratio in ratios)
 
 
-@pytest.mark.parametrize("script", ["augmentation", "objective", "training_step", "head_training", "encode_speed"])
+@pytest.mark.parametrize(
+    "script", ["augmentation", "objective", "training_step", "head_training", "encode_speed", "tar_reading"]
+)
 def test_a_script_runs(script: str) -> None:
     _check(script)
 
