@@ -2,6 +2,7 @@
 
 Knows nothing of samples. The library's `tarfile` stops at a damaged header in silence, and holds headers of any size
 in memory; here the next intact header is searched and every limit is checked before a read. Uncompressed tars only.
+Members come as `tarfile` would give them; where it guesses, a damage is told.
 """
 
 import re
@@ -58,7 +59,7 @@ class TarMember(NamedTuple):
     offset: int
     """Where its data begins."""
     data: bytes | None
-    """None: it was not asked for, is not regular, or is above the limit."""
+    """None: it was not asked for, or is not regular."""
 
 
 class TarDamage(NamedTuple):
