@@ -131,7 +131,8 @@ def _check_records(content: bytes, is_global: bool) -> None:
 
 
 def _sample(raw: dict[str, Any]) -> TwinSample:
-    labels, is_usable = (), True
+    labels: tuple[int, ...] = ()
+    is_usable = True
     try:
         if "cls" in raw:
             labels = parse_cls(raw["cls"][0])
