@@ -9,16 +9,15 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
-from webdataset.tariterators import base_plus_ext
-
 from cibhash.shards import (
     IMAGE_SUFFIXES,
     MAX_MEMBER_BYTES,
-    has_key,
+    RESERVED_SUFFIXES,
     is_read,
-    member_suffix,
+    is_usable,
     parse_cls,
     parse_json,
+    split_name,
 )
 from cibhash.tar_members import DamageKind, Readable, TarDamage, TarMember, tar_members
 
@@ -99,17 +98,18 @@ def scan_samples(stream: Readable) -> Iterator[ScannedSample | Fragment | Proble
     seen: dict[str, bool] = {}
     fragments: list[_Loose] = []
     cut: str | None = None
-    for entry in tar_members(stream, wanted=_is_wanted, max_bytes=MAX_MEMBER_BYTES):
+    for entry in tar_members(stream, wanted=_is_wanted):
         if isinstance(entry, TarDamage):
-            cut = base_plus_ext(entry.name)[0] if entry.kind == "truncated_tar" else None
+            cut = split_name(entry.name)[0] if entry.kind == "truncated_tar" else None
             yield Problem(entry.kind, entry.name, entry.detail)
             continue
-        if (problem := _member_problem(entry)) is not None:
-            yield problem
-        key, _ = base_plus_ext(entry.name)
-        if key is None or entry.is_folder:
+        if entry.is_folder:
             continue
-        suffix = member_suffix(entry.name)
+        key, suffix = split_name(entry.name)
+        if (problem := _member_problem(entry, key, suffix)) is not None:
+            yield problem
+        if key is None:
+            continue
         if group is None or group.key != key or suffix in group.suffixes:
             if group is not None:
                 yield from _closed(group, seen, fragments)
@@ -139,18 +139,19 @@ class _Loose(NamedTuple):
         return f"{self.names} is apart from the key's image{trouble}"
 
 
-def _is_wanted(name: str) -> bool:
-    return is_read(member_suffix(name)) and has_key(name)
+def _is_wanted(name: str, size: int) -> bool:
+    key, suffix = split_name(name)
+    return size <= MAX_MEMBER_BYTES and is_read(suffix) and is_usable(key)
 
 
-def _member_problem(member: TarMember) -> Problem | None:
-    if member.is_folder:
-        return None
+def _member_problem(member: TarMember, key: str | None, suffix: str) -> Problem | None:
     if not member.is_regular:
         return Problem("irregular_member", member.name, "a link, device or sparse file")
-    if not is_read(member_suffix(member.name)):
+    if key is not None and suffix in RESERVED_SUFFIXES:
+        return Problem("irregular_member", member.name, "a suffix that webdataset keeps for itself")
+    if not is_read(suffix):
         return Problem("ignored_member", member.name, f"{member.size} bytes")
-    if not has_key(member.name):
+    if not is_usable(key):
         return Problem("no_key", member.name, "a name without a key, or one that is not UTF-8")
     if member.data is None:
         return Problem("oversized_member", member.name, f"{member.size} bytes, the limit is {MAX_MEMBER_BYTES}")
@@ -181,7 +182,7 @@ def _closed(group: _Group, seen: dict[str, bool], fragments: list[_Loose]) -> It
         seen.setdefault(key, False)
         if not group.without_data:
             trouble = "; ".join(problem.detail for problem in problems)
-            dotted = any(member_suffix(name).rpartition(".")[2] in IMAGE_SUFFIXES for name in group.names)
+            dotted = any(split_name(name)[1].rpartition(".")[2] in IMAGE_SUFFIXES for name in group.names)
             hint = " (a dot in the name ends the key)" if dotted else ""
             fragments.append(_Loose(key, labels, ", ".join(map(repr, group.names)) + hint, trouble))
         return

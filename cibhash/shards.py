@@ -6,24 +6,30 @@ single image, or with a label that is none, is a sample with its trouble told. O
 non-sparse members of an uncompressed tar are read, nothing is ever unpickled, and keys are opaque names, never paths.
 """
 
+import functools
 import hashlib
 import json
-import tarfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, TypeGuard
 
-from webdataset.tariterators import base_plus_ext, group_by_keys
+from webdataset.tariterators import base_plus_ext
 from webdataset.writer import TarWriter
 
 from cibhash.errors import CorruptShard
+from cibhash.tar_members import Readable, TarDamage, TarMember, tar_members
 from cibhash.types import Sample, TarShard
 
 IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
 LABEL_SUFFIXES = ("cls", "json")
+RESERVED_SUFFIXES = frozenset({"__key__", "__url__", "__bad__"})
+"""What webdataset writes into a sample itself; it refuses such a member, or drops its sample."""
 MAX_KEY_BYTES = 90
 MAX_MEMBER_BYTES = 64 * 2**20
 _MAX_LABEL = 2**31 - 1
+_IMAGE_SUFFIXES = frozenset(IMAGE_SUFFIXES)
+_READ_SUFFIXES = frozenset({*IMAGE_SUFFIXES, *LABEL_SUFFIXES})
+_READ_ENDINGS = tuple(f".{suffix}" for suffix in _READ_SUFFIXES)
 
 
 class SourceImage(NamedTuple):
@@ -35,15 +41,10 @@ class SourceImage(NamedTuple):
     labels: tuple[int, ...]
 
 
-class _Member(NamedTuple):
-    data: bytes
-    offset: int
-
-
 class HashingStream:
     """Passes reads through and keeps size and SHA-256 of what was read."""
 
-    def __init__(self, stream: BinaryIO) -> None:
+    def __init__(self, stream: Readable) -> None:
         self._stream = stream
         self._digest = hashlib.sha256()
         self.num_bytes = 0
@@ -90,7 +91,7 @@ def read_samples(stream: BinaryIO, shard: TarShard) -> Iterator[Sample]:
         )
 
 
-def unlisted_samples(stream: HashingStream, uri: str, first_id: int = 0) -> Iterator[Sample]:
+def unlisted_samples(stream: Readable, uri: str, first_id: int = 0) -> Iterator[Sample]:
     """The samples of a tar that no manifest need describe; `stream` has been read to its end when they are exhausted.
 
     Args:
@@ -99,22 +100,14 @@ def unlisted_samples(stream: HashingStream, uri: str, first_id: int = 0) -> Iter
         first_id: Id of the first sample.
 
     Raises:
-        CorruptShard: not a tar, or samples that break the layout; names shard and key.
+        CorruptShard: not a tar, a damaged one, or samples that break the layout; names shard and key.
     """
     seen: set[str] = set()
-    try:
-        for position, raw in enumerate(group_by_keys(_members(stream, uri))):
-            key = raw["__key__"]
-            if key in seen:
-                raise CorruptShard(f"{uri}: key {key!r} comes twice, or its members are not adjacent")
-            seen.add(key)
-            yield _sample(first_id + position, raw)
-    except tarfile.TarError as error:
-        raise CorruptShard(f"{uri}: not a readable tar: {error}") from None
-    except ValueError as error:
-        raise CorruptShard(f"{uri}: {error.args[0]}") from None
-    while stream.read(1 << 20):
-        pass
+    for position, (key, members) in enumerate(_grouped(stream, uri)):
+        if key in seen:
+            raise CorruptShard(f"{uri}: key {key!r} comes twice, or its members are not adjacent")
+        seen.add(key)
+        yield _sample(first_id + position, key, members)
 
 
 def label_members(labels: tuple[int, ...]) -> dict[str, bytes]:
@@ -163,20 +156,24 @@ def _check_source(sample: SourceImage, seen: set[str]) -> None:
         raise ValueError(f"key {sample.key!r} comes twice")
 
 
-def member_suffix(name: str) -> str:
-    """What stands behind the first dot of a member's last path component, in lower case."""
-    return name.rsplit("/", 1)[-1].partition(".")[2].lower()
+def split_name(name: str) -> tuple[str | None, str]:
+    """Key of a member and its suffix in lower case, as webdataset splits names; None: it finds no key."""
+    folder_end = name.rfind("/") + 1
+    dot = name.find(".", folder_end)
+    suffix = name[dot + 1 :].lower() if dot >= 0 else ""
+    if dot > folder_end and "\n" not in name:
+        return name[:dot], suffix
+    return base_plus_ext(name)[0], suffix
 
 
 def is_read(suffix: str) -> bool:
     """Whether members with this suffix are part of a sample; others are passed over."""
-    return suffix in IMAGE_SUFFIXES or suffix in LABEL_SUFFIXES
+    return suffix in _READ_SUFFIXES
 
 
-def has_key(name: str) -> bool:
-    """Whether webdataset finds a key in a member's name, and the key can be written as UTF-8."""
-    key, _ = base_plus_ext(name)
-    return key is not None and not any("\ud800" <= character <= "\udfff" for character in key)
+def is_usable(key: str | None) -> TypeGuard[str]:
+    """Whether there is a key, and it can be written as UTF-8."""
+    return key is not None and (key.isascii() or not any("\ud800" <= character <= "\udfff" for character in key))
 
 
 def parse_cls(content: bytes) -> tuple[int, ...]:
@@ -186,10 +183,10 @@ def parse_cls(content: bytes) -> tuple[int, ...]:
         ValueError: not one integer in the range of labels.
     """
     try:
-        labels = [int(content)]
+        label = int(content)
     except ValueError:
         raise ValueError(f"label {content[:40]!r}, expected one integer") from None
-    return _in_range(labels)
+    return (label,) if 0 <= label <= _MAX_LABEL else _in_range([label])
 
 
 def parse_json(content: bytes) -> tuple[int, ...] | None:
@@ -216,40 +213,62 @@ def _in_range(labels: list[int]) -> tuple[int, ...]:
     return tuple(labels)
 
 
-def _members(stream: HashingStream, uri: str) -> Iterator[dict[str, Any]]:
-    """Regular members as webdataset groups them, with the offset of their data."""
-    with tarfile.open(fileobj=stream, mode="r|", bufsize=1 << 20) as tar:  # type: ignore[call-overload]
-        for info in tar:
-            if info.isdir():
+def _grouped(stream: Readable, uri: str) -> Iterator[tuple[str, dict[str, TarMember]]]:
+    """Adjacent members of one key by suffix, as `webdataset.tariterators.group_by_keys` groups them.
+
+    Raises:
+        CorruptShard: a tar that is not whole, and members that it may not have.
+    """
+    current: str | None = None
+    group: dict[str, TarMember] = {}
+    for member in tar_members(stream, wanted=functools.partial(_is_wanted, uri), survives=False):
+        if isinstance(member, TarDamage):
+            if member.kind == "no_end_marker":
+                break
+            raise CorruptShard(f"{uri}: not a readable tar: {member.detail}")
+        if not member.is_regular:
+            if member.is_folder:
                 continue
-            if not info.isreg() or info.issparse():
-                raise CorruptShard(f"{uri}: member {info.name!r} is not a regular file")
-            if info.size > MAX_MEMBER_BYTES:
-                raise CorruptShard(f"{uri}: member {info.name!r} has {info.size} bytes, limit {MAX_MEMBER_BYTES}")
-            wanted = is_read(member_suffix(info.name))
-            if wanted and not has_key(info.name):
-                raise CorruptShard(f"{uri}: member {info.name!r} has no key, or one that is not UTF-8")
-            file = tar.extractfile(info) if wanted else None
-            data = file.read() if file else b""
-            if wanted and len(data) != info.size:
-                raise CorruptShard(f"{uri}: cut inside member {info.name!r}")
-            yield {"fname": info.name, "data": _Member(data, info.offset_data), "__url__": uri}
+            raise CorruptShard(f"{uri}: member {member.name!r} is not a regular file")
+        key, suffix = split_name(member.name)
+        if suffix in _READ_SUFFIXES:
+            if not is_usable(key):
+                raise CorruptShard(f"{uri}: member {member.name!r} has no key, or one that is not UTF-8")
+        elif key is None:
+            continue
+        elif suffix in RESERVED_SUFFIXES:
+            raise CorruptShard(f"{uri}: member {member.name!r} has a suffix that webdataset keeps for itself")
+        if key != current:
+            if current is not None:
+                yield current, group
+            current, group = key, {}
+        if suffix in group:
+            raise CorruptShard(f"{uri}: member {member.name!r} comes twice")
+        group[suffix] = member
+    if current is not None:
+        yield current, group
 
 
-def _sample(sample_id: int, raw: dict[str, Any]) -> Sample:
-    images = [raw[suffix] for suffix in IMAGE_SUFFIXES if suffix in raw]
-    labels, trouble = _labels(raw)
+def _is_wanted(uri: str, name: str, size: int) -> bool:
+    """Whether a member may be one that is read; its whole name is looked at afterwards."""
+    if size > MAX_MEMBER_BYTES:
+        raise CorruptShard(f"{uri}: member {name!r} has {size} bytes, limit {MAX_MEMBER_BYTES}")
+    return name.endswith(_READ_ENDINGS) or name.lower().endswith(_READ_ENDINGS)
+
+
+def _sample(sample_id: int, key: str, members: dict[str, TarMember]) -> Sample:
+    images = [member for suffix, member in members.items() if suffix in _IMAGE_SUFFIXES]
+    labels, trouble = _labels(members)
     if len(images) != 1:
-        trouble = f"{len(images)} image members, expected 1"
-    image: _Member = images[0] if len(images) == 1 else _Member(b"", 0)
-    return Sample(sample_id, raw["__key__"], image.data, labels, image.offset, trouble)
+        return Sample(sample_id, key, b"", labels, 0, f"{len(images)} image members, expected 1")
+    return Sample(sample_id, key, images[0].data or b"", labels, images[0].offset, trouble)
 
 
-def _labels(raw: dict[str, Any]) -> tuple[tuple[int, ...], str]:
+def _labels(members: dict[str, TarMember]) -> tuple[tuple[int, ...], str]:
     """Labels, and why they cannot be read."""
     try:
-        if "cls" in raw:
-            return parse_cls(raw["cls"].data), ""
-        return (parse_json(raw["json"].data) or ()) if "json" in raw else (), ""
+        if "cls" in members:
+            return parse_cls(members["cls"].data or b""), ""
+        return (parse_json(members["json"].data or b"") or ()) if "json" in members else (), ""
     except ValueError as error:
         return (), str(error)

@@ -2,20 +2,30 @@
 
 Knows nothing of samples. The library's `tarfile` stops at a damaged header in silence, and holds headers of any size
 in memory; here the next intact header is searched and every limit is checked before a read. Uncompressed tars only.
+Members come as `tarfile` would give them; where it guesses, a damage is told.
 """
 
 import re
-import tarfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, Protocol
 
-BLOCK = 512
+from cibhash.tar_headers import (
+    BLOCK,
+    EXTENSION_KINDS,
+    FOLDER_KIND,
+    REGULAR_KINDS,
+    SPARSE_KIND,
+    Extensions,
+    Header,
+    read_header,
+    read_plain,
+)
+
 MAX_EXTENSION_BYTES = 2**20
 """Largest long name or PAX record that is read; a path is a few thousand bytes at most."""
 _CHUNK = 1 << 20
 _MAGIC = slice(257, 262)
-_PAX_RECORD = re.compile(rb"(\d{1,9}) ([^=]{1,256})=")
+_ZEROS = bytes(BLOCK)
 _STARTS = (
     (b"\x1f\x8b", "gzip data: uncompress it"),
     (b"BZh", "bzip2 data: uncompress it"),
@@ -49,7 +59,7 @@ class TarMember(NamedTuple):
     offset: int
     """Where its data begins."""
     data: bytes | None
-    """None: it was not asked for, is not regular, or is above the limit."""
+    """None: it was not asked for, or is not regular."""
 
 
 class TarDamage(NamedTuple):
@@ -65,206 +75,200 @@ class _Cut(Exception):
     """The stream ended inside of something."""
 
 
-@dataclass
-class _Stream:
-    """Counts what is read."""
+class _Source:
+    """Reads a stream in chunks and gives it out in pieces."""
 
-    stream: Readable
-    position: int = 0
+    def __init__(self, stream: Readable) -> None:
+        self._stream = stream
+        self._chunk = b""
+        self._at = self._passed = 0
+        self.first = b""
+        """The first block, once something was read."""
 
-    def read(self, size: int) -> bytes:
+    @property
+    def position(self) -> int:
+        """Bytes given out or skipped so far."""
+        return self._passed + self._at
+
+    def take(self, size: int) -> bytes:
         """Exactly `size` bytes, or what is left."""
-        chunks: list[bytes] = []
-        missing = size
-        while missing and (chunk := self.stream.read(min(missing, _CHUNK) if chunks else missing)):
-            chunks.append(chunk)
-            missing -= len(chunk)
-        self.position += size - missing
-        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        start, end = self._at, self._at + size
+        if end <= len(self._chunk):
+            self._at = end
+            return self._chunk[start:end]
+        pieces = [self._chunk[start:]]
+        missing = end - len(self._chunk)
+        while missing and self._fill():
+            pieces.append(self._chunk[:missing])
+            self._at = len(pieces[-1])
+            missing -= self._at
+        return b"".join(pieces)
 
-    def skip(self, size: int) -> int:
-        """Passes over `size` bytes and returns how many were missing."""
-        while size and (chunk := self.stream.read(min(size, _CHUNK))):
-            size -= len(chunk)
-            self.position += len(chunk)
-        return size
+    def take_plain(self, wanted: Callable[[str, int], bool]) -> TarMember | None:
+        """The next member, where its header is as most are and all of it lies in this chunk."""
+        plain = read_plain(self._chunk, self._at)
+        if plain is None:
+            return None
+        name, size = plain
+        start = self._at + BLOCK
+        end = start + size
+        if (behind := end + -size % BLOCK) > len(self._chunk):
+            return None
+        data = self._chunk[start:end] if wanted(name, size) else None
+        self._at = behind
+        return TarMember(name, True, False, size, self._passed + start, data)
+
+    def take_padded(self, size: int) -> bytes:
+        """Exactly `size` bytes; passes over what fills their last block.
+
+        Raises:
+            _Cut: there are fewer.
+        """
+        content = self.take(size)
+        if len(content) < size:
+            raise _Cut
+        self.skip(-size % BLOCK)
+        return content
+
+    def skip(self, size: int) -> None:
+        """Passes over `size` bytes.
+
+        Raises:
+            _Cut: there are fewer.
+        """
+        self._at += size
+        while (missing := self._at - len(self._chunk)) > 0:
+            if not self._fill():
+                raise _Cut
+            self._at = missing
+
+    def _fill(self) -> bool:
+        """Goes on to the next chunk; False: there is none."""
+        self._passed += len(self._chunk)
+        self._chunk, self._at = self._stream.read(_CHUNK), 0
+        self.first = self.first or self._chunk[:BLOCK]
+        return bool(self._chunk)
 
 
-@dataclass
-class _Extensions:
-    """What special headers say of the next member, or of all that follow."""
-
-    own: dict[str, str] = field(default_factory=dict)
-    shared: dict[str, str] = field(default_factory=dict)
-
-    def take(self) -> dict[str, str]:
-        """All that concerns this member."""
-        found = self.shared | self.own
-        self.own = {}
-        return found
-
-
-def tar_members(stream: Readable, *, wanted: Callable[[str], bool], max_bytes: int) -> Iterator[TarMember | TarDamage]:
+def tar_members(
+    stream: Readable, *, wanted: Callable[[str, int], bool], survives: bool = True
+) -> Iterator[TarMember | TarDamage]:
     """Members and damages in the order in which they lie in the tar, to the end of the stream.
 
     After a damaged header the search goes on at the next block that is the intact header of a USTAR, PAX or GNU tar;
     after the end marker too, for tars that were written one behind the other.
 
     Args:
-        stream: Positioned at the start; read to its end, however broken the tar is.
-        wanted: Whether the data of a regular member with this name is to be read.
-        max_bytes: Larger members come without data.
+        stream: Positioned at the start; read sequentially, to its end however broken the tar is.
+        wanted: Whether the data of a regular member with this name and size is to be read; what it raises ends the
+            walk before they are.
+        survives: False: a damaged header is the last that is told, and nothing behind it is read.
     """
-    source = _Stream(stream)
+    source, extensions = _Source(stream), Extensions()
     found, ended, announced = 0, False, False
-    extensions = _Extensions()
-    first = b""
     while True:
+        while not (ended or extensions.is_needed) and (plain := source.take_plain(wanted)) is not None:
+            if extensions.is_open:
+                extensions.drop()
+            found += 1
+            yield plain
         start = source.position
-        block = source.read(BLOCK)
-        first = first or block
-        if len(block) < BLOCK:
-            yield from _end(found, ended, start, block, first)
-            return
-        if not any(block):
-            ended, extensions = True, _Extensions()
+        if len(block := source.take(BLOCK)) < BLOCK:
+            break
+        header = read_header(block) if not ended or block[_MAGIC] == b"ustar" else None
+        if header is None and (ended or block == _ZEROS):
+            if extensions.is_open:
+                yield TarDamage("damaged_tar", f"no member at byte {start}, but a header that speaks of it")
+            ended, extensions = True, Extensions()
             continue
-        info = _header(block)
-        if info is None and not ended:
-            lost = _search(source)
-            if isinstance(lost, int) and not found:
-                yield TarDamage("not_a_tar", _described(first))
+        if header is None:
+            block, header = _search(source) if survives else (b"", None)
+            if header is None and not found:
+                yield TarDamage("not_a_tar", _described(source.first))
                 return
-            skipped = source.position - start - (0 if isinstance(lost, int) else BLOCK)
-            yield TarDamage("damaged_tar", f"no header at byte {start}: {skipped} bytes skipped")
-            if isinstance(lost, int):
+            skipped = f": {source.position - start - len(block)} bytes skipped" if survives else ""
+            yield TarDamage("damaged_tar", f"no header at byte {start}{skipped}")
+            if header is None:
                 return
-            block, info, extensions = lost, _header(lost), _Extensions()
-        if info is None or (ended and block[_MAGIC] != b"ustar"):
-            continue
+            extensions = Extensions()
         if ended and not announced:
             announced = True
-            yield TarDamage("after_end", f"members from byte {start} on lie behind the end marker", info.name)
+            yield TarDamage("after_end", f"members from byte {start} on lie behind the end marker", header.name)
         try:
-            member = _read_member(source, info, block, extensions, wanted, max_bytes)
+            if header.kind in EXTENSION_KINDS:
+                if trouble := _read_extension(source, header, extensions):
+                    yield TarDamage("damaged_tar", f"at byte {start}: {trouble}")
+                continue
+            header = extensions.take(header)
+            member = _read_member(source, header, block, wanted)
         except _Cut:
-            yield TarDamage("truncated_tar", f"ends at byte {source.position} inside {info.name!r}", info.name)
+            yield TarDamage("truncated_tar", f"ends at byte {source.position} inside {header.name!r}", header.name)
             return
-        if isinstance(member, TarDamage):
-            yield member
-        elif member is not None:
-            found, ended = found + 1, False
-            yield member
+        found, ended = found + 1, False
+        yield member
+    if not ended:
+        yield _missing_end(source, found, len(block), extensions.is_open)
 
 
-def _end(found: int, ended: bool, start: int, rest: bytes, first: bytes) -> Iterator[TarDamage]:
-    if ended:
-        return
-    if not start:
-        yield TarDamage("not_a_tar", _described(first))
-    elif rest:
-        yield TarDamage("truncated_tar", f"ends at byte {start + len(rest)} inside a header")
-    else:
-        yield TarDamage("no_end_marker", f"ends at byte {start} without an end marker, after {found} members")
+def _search(source: _Source) -> tuple[bytes, Header | None]:
+    """The next block that is an intact header, and what it says; empty: there is none."""
+    while len(block := source.take(BLOCK)) == BLOCK:
+        if block[_MAGIC] == b"ustar" and (header := read_header(block)) is not None:
+            return block, header
+    return b"", None
 
 
-def _search(source: _Stream) -> bytes | int:
-    """The next intact header, or how many bytes of a last block there were."""
-    while len(block := source.read(BLOCK)) == BLOCK:
-        if block[_MAGIC] == b"ustar" and _header(block) is not None:
-            return block
-    return len(block)
+def _missing_end(source: _Source, found: int, rest: int, is_open: bool) -> TarDamage:
+    """Why a tar ends without its marker; `rest` bytes of a last block were there."""
+    if source.position < BLOCK:
+        return TarDamage("not_a_tar", _described(source.first))
+    if rest:
+        return TarDamage("truncated_tar", f"ends at byte {source.position} inside a header")
+    if is_open:
+        return TarDamage("truncated_tar", f"ends at byte {source.position} behind a header that speaks of a member")
+    return TarDamage("no_end_marker", f"ends at byte {source.position} without an end marker, after {found} members")
 
 
-def _header(block: bytes) -> tarfile.TarInfo | None:
-    try:
-        info = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
-    except tarfile.HeaderError:
-        return None
-    return info if info.size >= 0 else None
-
-
-def _read_member(
-    source: _Stream,
-    info: tarfile.TarInfo,
-    block: bytes,
-    extensions: _Extensions,
-    wanted: Callable[[str], bool],
-    max_bytes: int,
-) -> TarMember | TarDamage | None:
-    """What a header announces; None if it only speaks of the next member.
+def _read_member(source: _Source, header: Header, block: bytes, wanted: Callable[[str, int], bool]) -> TarMember:
+    """The member of a header, which is the last block that was read.
 
     Raises:
         _Cut: the stream ends before it does.
     """
-    if info.type in (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, *_PAX_TYPES):
-        return _read_extension(source, info, extensions)
-    fields = extensions.take()
-    is_sparse = info.type == tarfile.GNUTYPE_SPARSE or any(name.startswith("GNU.sparse.") for name in fields)
-    if info.type == tarfile.GNUTYPE_SPARSE:
+    kind, name, size, is_sparse = header
+    if kind == SPARSE_KIND:
         _skip_sparse_map(source, block)
-    name = fields.get("path", info.name)
-    size = int(fields["size"]) if fields.get("size", "").isdecimal() else info.size
-    if not (info.isreg() or info.type not in tarfile.SUPPORTED_TYPES):
-        return TarMember(name, False, info.isdir(), 0, source.position, None)
-    offset, is_regular = source.position, info.isreg() and not is_sparse
-    info.name = name
-    data = None
-    if is_regular and size <= max_bytes and wanted(name):
-        data = source.read(size)
-        if len(data) < size:
-            raise _Cut
-    elif source.skip(size):
-        raise _Cut
-    if source.skip(-size % BLOCK):
-        raise _Cut
-    return TarMember(name, is_regular, False, size, offset, data)
+    offset = source.position
+    is_regular = kind in REGULAR_KINDS and not is_sparse
+    if is_regular and wanted(name, size):
+        return TarMember(name, True, False, size, offset, source.take_padded(size))
+    source.skip(size + -size % BLOCK)
+    return TarMember(name, is_regular, kind == FOLDER_KIND, size, offset, None)
 
 
-_PAX_TYPES = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE)
+def _read_extension(source: _Source, header: Header, extensions: Extensions) -> str:
+    """Takes a header that speaks of the next member, and returns what is wrong with it.
+
+    Raises:
+        _Cut: the stream ends before it does.
+    """
+    padded = header.size + -header.size % BLOCK
+    if header.size > MAX_EXTENSION_BYTES:
+        source.skip(padded)
+        extensions.drop()
+        return f"a header of {header.size} bytes, the limit is {MAX_EXTENSION_BYTES}"
+    return extensions.add(header.kind, source.take_padded(padded))
 
 
-def _read_extension(source: _Stream, info: tarfile.TarInfo, extensions: _Extensions) -> TarDamage | None:
-    padded = info.size + -info.size % BLOCK
-    if info.size > MAX_EXTENSION_BYTES:
-        if source.skip(padded):
-            raise _Cut
-        extensions.take()
-        return TarDamage("damaged_tar", f"a header of {info.size} bytes, the limit is {MAX_EXTENSION_BYTES}")
-    content = source.read(padded)
-    if len(content) < padded:
-        raise _Cut
-    if info.type == tarfile.GNUTYPE_LONGNAME:
-        extensions.own["path"] = content.partition(b"\0")[0].decode("utf-8", "surrogateescape")
-    elif info.type == tarfile.XGLTYPE:
-        extensions.shared |= _pax_fields(content)
-    elif info.type != tarfile.GNUTYPE_LONGLINK:
-        extensions.own |= _pax_fields(content)
-    return None
-
-
-def _pax_fields(content: bytes) -> dict[str, str]:
-    """The records `LENGTH NAME=VALUE`; what follows a broken one is not read, as in `tarfile`."""
-    fields: dict[str, str] = {}
-    position = 0
-    while (match := _PAX_RECORD.match(content, position)) and int(match[1]):
-        value = content[match.end() : match.start() + int(match[1]) - 1]
-        fields[match[2].decode("utf-8", "surrogateescape")] = value.decode("utf-8", "surrogateescape")
-        position += int(match[1])
-    return fields
-
-
-def _skip_sparse_map(source: _Stream, block: bytes) -> None:
+def _skip_sparse_map(source: _Source, block: bytes) -> None:
     is_extended = block[482]
     while is_extended:
-        if len(extra := source.read(BLOCK)) < BLOCK:
-            raise _Cut
-        is_extended = extra[504]
+        is_extended = source.take_padded(BLOCK)[504]
 
 
 def foreign_start(start: bytes) -> str:
     """What a file is that does not begin as a tar does, told by its first `BLOCK` bytes; empty: it may be a tar."""
-    if len(start) == BLOCK and (not any(start) or _header(start) is not None):
+    if len(start) == BLOCK and (start == _ZEROS or read_header(start) is not None):
         return ""
     return _described(start)
 

@@ -37,8 +37,7 @@ class TarShard:
     """Id of the first sample; the following ones count up."""
 
 
-@dataclass(frozen=True)
-class Sample:
+class Sample(NamedTuple):
     """One image of a tar shard, still compressed."""
 
     id: int

@@ -9,7 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 from cibhash.errors import AlreadyExists, CorruptShard, DataError, ManifestMismatch, NotFound
 from cibhash.shards import read_samples
-from cibhash.tar_members import BLOCK, foreign_start
+from cibhash.tar_headers import BLOCK
+from cibhash.tar_members import foreign_start
 from cibhash.types import Sample, TarShard
 from cluster import storage
 from cluster.listing import stat

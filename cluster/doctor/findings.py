@@ -32,9 +32,9 @@ _KINDS = (
     FindingKind("missing_shard", "error", "shards", "listed by the manifest, but not there", _STOP),
     FindingKind("not_a_tar", "error", "shards", "not an uncompressed tar at all", _STOP),
     FindingKind("truncated_tar", "error", "shards", "the tar ends inside a header or a member", _STOP),
-    FindingKind("damaged_tar", "error", "shards", "bytes where a header should be", f"{_STOP}, or lose what follows"),
+    FindingKind("damaged_tar", "error", "shards", "bytes where a header should be", _STOP),
     FindingKind(
-        "after_end", "error", "shards", "members behind the end marker: tars joined into one", "they are never read"
+        "after_end", "error", "shards", "members behind the end marker: tars joined into one", _STOP
     ),
     FindingKind("altered_shard", "error", "shards", "size or SHA-256 is not what the manifest says", _STOP),
     FindingKind("wrong_count", "error", "shards", "not as many samples as the manifest says", _STOP),

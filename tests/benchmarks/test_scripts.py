@@ -44,7 +44,8 @@ def _check(script: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "script", ["augmentation", "objective", "training_step", "head_training", "encode_speed", "decode_resize"]
+    "script",
+    ["augmentation", "objective", "training_step", "head_training", "encode_speed", "decode_resize", "tar_reading"],
 )
 def test_a_script_runs(script: str) -> None:
     _check(script)

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from cibhash.tar_members import BLOCK, MAX_EXTENSION_BYTES, TarDamage, TarMember, tar_members
+from cibhash.tar_headers import BLOCK
+from cibhash.tar_members import MAX_EXTENSION_BYTES, TarDamage, TarMember, tar_members
 from tests.datasets import tar_bytes
 
 FILES = [("a.png", b"A" * 700), ("dir/b.cls", b"3"), ("c.png", b"C" * 512), ("d.txt", b"D" * 40)]
@@ -24,7 +25,10 @@ class CountingStream(io.BytesIO):
 
 
 def walk(data: bytes, max_bytes: int = 1 << 20) -> tuple[list[TarMember], list[TarDamage]]:
-    entries = list(tar_members(io.BytesIO(data), wanted=lambda name: not name.endswith(".txt"), max_bytes=max_bytes))
+    def is_wanted(name: str, size: int) -> bool:
+        return not name.endswith(".txt") and size <= max_bytes
+
+    entries = list(tar_members(io.BytesIO(data), wanted=is_wanted))
     members = [entry for entry in entries if isinstance(entry, TarMember)]
     return members, [entry for entry in entries if isinstance(entry, TarDamage)]
 
@@ -128,7 +132,7 @@ def _claiming(size: int, kind: bytes, following: Sequence[tuple[str, bytes]]) ->
 def test_nothing_above_a_limit_is_held_in_memory(kind: bytes) -> None:
     """Long names and PAX records too, which the library reads whole."""
     stream = CountingStream(_claiming(3 * MAX_EXTENSION_BYTES, kind, [("a.png", b"x")]))
-    entries = list(tar_members(stream, wanted=lambda _: True, max_bytes=1000))
+    entries = list(tar_members(stream, wanted=lambda _, size: size <= 1000))
     assert stream.largest <= 1 << 20
     assert isinstance(last := entries[-1], TarMember)
     assert (last.name, last.data) == ("a.png", b"x")
