@@ -134,8 +134,16 @@ class ServeConfig(JobConfig):
     """Replicas of every shard."""
     token_file: str = ""
     """File with the bearer tokens that may query, one per line."""
+    slots: PositiveInt | None = None
+    """Deployments that the index shards are dealt to; default: as many as the index has shards when it starts."""
     shard_deadline_s: PositiveFinite = 5.0
     """Time a shard has to answer."""
+    hedge_s: PositiveFinite = 0.5
+    """With several replicas: another one is asked too when the first has not answered after so long."""
+    watch_s: PositiveFinite = 5.0
+    """Time between two looks for a new version of the index; it is served once all shards have loaded it."""
+    max_in_flight: PositiveInt = 64
+    """Requests answered at a time; those beyond are told to come back (503, Retry-After)."""
     max_k: PositiveInt = 10_000
     """Largest k of a request."""
     max_queries: PositiveInt = 10_000

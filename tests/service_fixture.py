@@ -104,8 +104,15 @@ def picture(number: int, seed: int = 0, format: str = "") -> bytes:
     return sink.getvalue()
 
 
-def make_index(corpus: Corpus, num_shards: int, folder: Path | None = None, encoder_digest: str = "") -> str:
-    """Publishes an index of the corpus, its ids split into contiguous ranges; returns its URI."""
+def make_index(
+    corpus: Corpus,
+    num_shards: int,
+    folder: Path | None = None,
+    encoder_digest: str = "",
+    version: str = "v000001",
+    count: int | None = None,
+) -> str:
+    """Publishes an index of the corpus's first samples, ids split into contiguous ranges; returns its URI."""
     uri = str(folder or corpus.folder / f"index-{num_shards}")
     table = pa.table(
         {
@@ -118,13 +125,13 @@ def make_index(corpus: Corpus, num_shards: int, folder: Path | None = None, enco
             "size": pa.array([len(sample.image) for sample in corpus.samples], pa.int32()),
         }
     )
-    bounds = np.linspace(0, table.num_rows, num_shards + 1).astype(int).tolist()
+    bounds = np.linspace(0, table.num_rows if count is None else count, num_shards + 1).astype(int).tolist()
     entries = [
-        write_shard_files(f"{uri}/v000001", number, table.slice(start, stop - start), BITS)
+        write_shard_files(f"{uri}/{version}", number, table.slice(start, stop - start), BITS)
         for number, (start, stop) in enumerate(itertools.pairwise(bounds))
     ]
     manifest = IndexManifest(
-        version="v000001",
+        version=version,
         encoder_digest=encoder_digest or corpus.encoder.digest,
         encoder_uri=corpus.encoder_uri,
         code_tables=(CodeTableRef(uri="nowhere/codes", digest="c" * 64),),

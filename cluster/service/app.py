@@ -1,7 +1,8 @@
-"""Serves one version of an index with Ray Serve: a deployment per shard, a query encoder, and the HTTP ingress.
+"""Serves an index with Ray Serve: a deployment per shard, a query encoder, and the HTTP ingress.
 
-Knows nothing of routes and answers. The version that `CURRENT` names when the application is built is the one served
-until it is built again. `build_app` is also the import path for a Serve config file: `cluster.service.app:build_app`.
+Knows nothing of routes and answers. What is served is the version that `CURRENT` names; another one is loaded beside it
+and taken over without a pause (`current_router`, `loaded_versions`). `build_app` is also the import path for a Serve
+config file: `cluster.service.app:build_app`.
 """
 
 import contextlib
@@ -25,6 +26,7 @@ from cluster.encoders import encoder_info
 from cluster.index.versions import open_index
 from cluster.manifests import IndexManifest, same_encoder
 from cluster.runtime import check_faiss, muted_stderr, ray_session, root_cause
+from cluster.service.current_router import CurrentRouter
 from cluster.service.http_api import build_api
 from cluster.service.http_guard import token_digests
 from cluster.service.query_encoder import QueryEncoder
@@ -37,6 +39,8 @@ ENCODER_NAME = "QueryEncoder"
 INGRESS_NAME = "Ingress"
 REQUEST_TIMEOUT_S = 120.0
 LOAD_TIMEOUT_S = 120.0
+_REFUSED_AT_A_TIME, _QUEUED = 64, 256
+"""Requests beyond `max_in_flight` that the ingress takes only to refuse them, and those that wait for that."""
 _CPUS = {"num_cpus": 0.25}
 """Logical CPUs of a replica, small enough for a laptop; a Serve config file sets `ray_actor_options` per deployment."""
 _REPLICA: dict[str, Any] = {
@@ -56,14 +60,16 @@ class Ingress:
         manifest: IndexManifest,
         digests: tuple[str, ...],
         encoder: DeploymentHandle[Any],
-        *shards: DeploymentHandle[Any],
+        *slots: DeploymentHandle[Any],
     ) -> None:
         self._config, self._digests = config, digests
-        self._router = Router(manifest, shards, encoder, config.shard_deadline_s)
+        hedge_s = config.hedge_s if config.replicas > 1 else None
+        router = Router(manifest, slots, encoder, config.shard_deadline_s, hedge_s)
+        self._current = CurrentRouter(storage.absolute(config.index), router, config.watch_s)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """The HTTP interface over this replica's router."""
-        return build_api(self._router, self._config, self._digests)
+        return build_api(self._current, self._config, self._digests)
 
 
 def build_app(config: ServeConfig) -> ray_serve.Application:
@@ -82,16 +88,20 @@ def build_app(config: ServeConfig) -> ray_serve.Application:
     digests = token_digests(config.token_file) if config.token_file else ()
 
     shard = ray_serve.deployment(num_replicas=config.replicas, max_ongoing_requests=16, **_REPLICA)(ShardReplica)
-    shards = [
-        shard.options(name=shard_name(number)).bind(index.base_uri, entry, manifest.bits)
-        for number, entry in enumerate(manifest.shards)
+    num_slots = config.slots or len(manifest.shards)
+    slots = [
+        shard.options(name=shard_name(slot)).bind(index.uri, slot, num_slots, manifest.version, config.watch_s)
+        for slot in range(num_slots)
     ]
     encoder = ray_serve.deployment(name=ENCODER_NAME, max_ongoing_requests=64, **_REPLICA)(QueryEncoder)
-    ingress = ray_serve.deployment(name=INGRESS_NAME, max_ongoing_requests=64, max_queued_requests=256, **_REPLICA)(
-        ray_serve.ingress()(Ingress)
-    )
+    ingress = ray_serve.deployment(
+        name=INGRESS_NAME,
+        max_ongoing_requests=config.max_in_flight + _REFUSED_AT_A_TIME,
+        max_queued_requests=_QUEUED,
+        **_REPLICA,
+    )(ray_serve.ingress()(Ingress))
     app: ray_serve.Application = ingress.bind(
-        config, manifest, digests, encoder.bind(encoder_uri, manifest.encoder_digest), *shards
+        config, manifest, digests, encoder.bind(encoder_uri, manifest.encoder_digest), *slots
     )
     return app
 
@@ -105,7 +115,7 @@ def running_service(config: ServeConfig) -> Iterator[str]:
         CIBHashError: an artefact is missing, broken or another one than expected.
     """
     check_endpoint(config)
-    app = build_app(config)
+    app, version = build_app(config), open_index(config.index).manifest.version
     host = f"[{config.host}]" if ":" in config.host else config.host
     with ray_session(config.ray):
         if ray_serve.status().proxies:
@@ -116,7 +126,7 @@ def running_service(config: ServeConfig) -> Iterator[str]:
                 http_options={"host": config.host, "port": config.port, "request_timeout_s": REQUEST_TIMEOUT_S},
             )
             ray_serve.run(app, name=APP_NAME, route_prefix="/")
-            _check_loaded()
+            _check_loaded(version)
             yield f"http://{host}:{config.port}"
         finally:
             with muted_stderr():
@@ -160,11 +170,15 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def _check_loaded() -> None:
+def _check_loaded(version: str) -> None:
     """Raises what kept a shard or the encoder from loading."""
     names = [name for name in ray_serve.status().applications[APP_NAME].deployments if name != INGRESS_NAME]
-    handles = [ray_serve.get_deployment_handle(name, app_name=APP_NAME) for name in names]
-    for response in [handle.state.remote() for handle in handles]:
+    handles = {name: ray_serve.get_deployment_handle(name, app_name=APP_NAME) for name in names}
+    responses = [
+        handle.state.remote() if name == ENCODER_NAME else handle.state.remote(version)
+        for name, handle in handles.items()
+    ]
+    for response in responses:
         try:
             response.result(timeout_s=LOAD_TIMEOUT_S)
         except RayTaskError as error:

@@ -4,7 +4,9 @@ Knows nothing of how shards are reached; that is the router's. Every error answe
 """
 
 import asyncio
+import contextlib
 import time
+from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from importlib import resources
 
@@ -18,6 +20,7 @@ from cibhash.errors import DataError, StorageError
 from cluster.config import ServeConfig
 from cluster.originals import Original, media_type, original_bytes
 from cluster.service.arrow_answer import write_answer
+from cluster.service.current_router import CurrentRouter
 from cluster.service.http_guard import Guard
 from cluster.service.query_metrics import QueryMetrics
 from cluster.service.request_parsing import check_wanted, parse_arrow, parse_int, parse_json, parse_wanted
@@ -48,29 +51,43 @@ IMAGE_CACHE = "private, max-age=3600"
 """The page adds the index version to image addresses, so a new index is never answered from a cache."""
 
 
-def build_api(router: Router, config: ServeConfig, digests: tuple[str, ...]) -> FastAPI:
-    """The FastAPI application over a router.
+def build_api(current: CurrentRouter, config: ServeConfig, digests: tuple[str, ...]) -> FastAPI:
+    """The FastAPI application over the router of the version that is served.
 
     Args:
-        router: What answers queries.
+        current: What answers queries.
         config: Limits of a request.
         digests: SHA-256 digests of the tokens that may query; empty: everybody may.
     """
-    api = FastAPI(title="CIBHash search", docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
-    limits = Limits(router.manifest.bits, config.max_k, config.max_queries)
-    api.add_middleware(Guard, digests=digests, max_body_bytes=config.max_body_bytes)
+
+    @contextlib.asynccontextmanager
+    async def following(_: FastAPI) -> AsyncIterator[None]:
+        task = asyncio.create_task(current.follow())
+        yield
+        task.cancel()
+
+    api = FastAPI(
+        title="CIBHash search",
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+        redirect_slashes=False,
+        lifespan=following,
+    )
+    limits = Limits(current.router.manifest.bits, config.max_k, config.max_queries)
+    api.add_middleware(Guard, digests=digests, max_body_bytes=config.max_body_bytes, max_in_flight=config.max_in_flight)
     add_error_answers(api)
-    _add_search(api, router, limits)
-    _add_rows(api, router)
-    _add_state(api, router, config)
+    _add_search(api, current, limits)
+    _add_rows(api, current)
+    _add_state(api, current, config)
     _add_page(api)
     return api
 
 
-def _add_search(api: FastAPI, router: Router, limits: Limits) -> None:
+def _add_search(api: FastAPI, current: CurrentRouter, limits: Limits) -> None:
     metrics = QueryMetrics()
 
-    async def answer(request: Request, query: Query, started: float) -> Response:
+    async def answer(request: Request, router: Router, query: Query, started: float) -> Response:
         from_arrow = _media_type(request.headers.get("content-type", "")) == ARROW_TYPE
         accepted = request.headers.get("accept", "*/*")
         as_arrow = ARROW_TYPE in accepted or (from_arrow and JSON_TYPE not in accepted)
@@ -94,7 +111,7 @@ def _add_search(api: FastAPI, router: Router, limits: Limits) -> None:
                 )
             else:
                 query = await asyncio.to_thread(parse_json, body, limits)
-            return await answer(request, query, started)
+            return await answer(request, current.router, query, started)
 
     @api.post("/search/image")
     async def search_image(request: Request) -> Response:
@@ -104,8 +121,9 @@ def _add_search(api: FastAPI, router: Router, limits: Limits) -> None:
             if wanted.k is None and wanted.radius is None:
                 wanted = wanted.model_copy(update={"k": DEFAULT_K})
             check_wanted(wanted, limits)
+            router = current.router
             codes = await router.encode(await request.body())
-            return await answer(request, Query(wanted, codes=codes), started)
+            return await answer(request, router, Query(wanted, codes=codes), started)
 
 
 def _search_json(found: Found, started: float) -> bytes:
@@ -123,12 +141,12 @@ def _neighbor(found: Found, row_id: int, distance: int) -> Neighbor:
     return Neighbor(id=row_id, distance=distance, key=item.key, labels=item.labels)
 
 
-def _add_rows(api: FastAPI, router: Router) -> None:
+def _add_rows(api: FastAPI, current: CurrentRouter) -> None:
     readers = ThreadPoolExecutor(_ORIGINAL_READERS, thread_name_prefix="originals")
 
     @api.get("/image/{row_id}")
     async def image(row_id: str) -> Response:
-        row = await router.row(parse_int("id", row_id, 0, MAX_ID))
+        row = await current.router.row(parse_int("id", row_id, 0, MAX_ID))
         original = Original(row.shard, row.offset, row.size)
         try:
             data = await asyncio.get_running_loop().run_in_executor(readers, original_bytes, original)
@@ -143,26 +161,28 @@ def _add_rows(api: FastAPI, router: Router) -> None:
         parameters = dict(request.query_params)
         number = parse_int("n", parameters.get("n", "12"), 1, MAX_RANDOM)
         seed = parse_int("seed", parameters["seed"], 0, MAX_ID) if "seed" in parameters else None
-        items, coverage = await router.sample(number, seed)
+        items, coverage = await current.router.sample(number, seed)
         return _json(RandomAnswer(**dict(coverage), images=items))
 
 
-def _add_state(api: FastAPI, router: Router, config: ServeConfig) -> None:
+def _add_state(api: FastAPI, current: CurrentRouter, config: ServeConfig) -> None:
     @api.get("/healthz")
     async def healthz() -> Response:
         return JSONResponse({"status": "ok"})
 
     @api.get("/readyz")
     async def readyz() -> Response:
+        router = current.router
         coverage = router.check_complete(await router.states(), Wanted())
         return _json(coverage)
 
     @api.get("/stats")
     async def stats() -> Response:
+        router = current.router
         scattered, manifest = await router.states(), router.manifest
         shards = [
-            ShardStats(name=shard_name(number), count=shard.count, ready=number in scattered.answers)
-            for number, shard in enumerate(manifest.shards)
+            ShardStats(name=shard_name(slot), count=count, ready=slot in scattered.answers)
+            for slot, count in enumerate(router.counts)
         ]
         answer = StatsAnswer(
             **dict(router.coverage(scattered)),
@@ -174,6 +194,7 @@ def _add_state(api: FastAPI, router: Router, config: ServeConfig) -> None:
             max_queries=config.max_queries,
             max_body_bytes=config.max_body_bytes,
             shards=shards,
+            pending=current.pending,
         )
         return _json(answer)
 

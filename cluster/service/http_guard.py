@@ -1,4 +1,4 @@
-"""What every request passes first: bearer token, body cap, upload deadline; and what every answer carries.
+"""What every request passes first: bearer token, body cap, load limit, upload deadline; and what every answer carries.
 
 Knows nothing of search. Tokens are kept only as SHA-256 digests and compared in constant time; open paths are matched
 exactly after decoding, so no spelling of a path opens another one.
@@ -40,13 +40,14 @@ def token_digests(token_file: str) -> tuple[str, ...]:
 class Guard:
     """ASGI middleware; without digests every caller is let in."""
 
-    def __init__(self, app: ASGIApp, digests: tuple[str, ...], max_body_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, digests: tuple[str, ...], max_body_bytes: int, max_in_flight: int = 2**31) -> None:
         self._app = app
         self._digests = digests
-        self._max_body_bytes = max_body_bytes
+        self._max_body_bytes, self._max_in_flight = max_body_bytes, max_in_flight
+        self._in_flight = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answers 401 and 413 itself; a body that grows past the cap or stalls raises in `receive`."""
+        """Answers 401, 413 and, when busy, 503 itself; a body that grows past the cap or stalls raises in `receive`."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -61,8 +62,12 @@ class Guard:
         if refusal is not None:
             await _drain(receive)
             await refusal(scope, receive, guarded_send)
-        else:
+            return
+        self._in_flight += 1
+        try:
             await self._app(scope, self._capped(receive), guarded_send)
+        finally:
+            self._in_flight -= 1
 
     def _refusal(self, path: str, headers: Headers) -> JSONResponse | None:
         if self._digests and path not in OPEN_PATHS and not self._is_known(headers.get("authorization", "")):
@@ -75,6 +80,9 @@ class Guard:
             or int(declared) > self._max_body_bytes
         ):
             return JSONResponse({"error": self._too_large(f"{declared[:20]} bytes declared")}, 413)
+        if path not in OPEN_PATHS and self._in_flight >= self._max_in_flight:
+            busy = f"busy: {self._in_flight} requests are being answered, at most {self._max_in_flight} at a time"
+            return JSONResponse({"error": busy}, 503, {"Retry-After": "1"})
         return None
 
     def _is_known(self, authorization: str) -> bool:

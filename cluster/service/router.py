@@ -1,7 +1,9 @@
-"""Scatters a query over the index shards with a deadline, and merges what comes back by (distance, id).
+"""Scatters a query over the slots of the service with a deadline, and merges what comes back by (distance, id).
 
-Knows nothing of HTTP. A shard that does not answer in time, or answers with a failure, is missing: the answer is then
-refused with 503, or flagged if the caller allowed that. Calls to a replica that died are repeated until the deadline.
+Knows nothing of HTTP. A router asks about one version of the index, whatever is current by now. A slot that does not
+answer in time, or answers with a failure, is missing: the answer is then refused with 503, or flagged if the caller
+allowed that. Calls to a replica that died are repeated until the deadline; where there are several replicas, one that
+hesitates is not waited for.
 """
 
 import asyncio
@@ -23,6 +25,7 @@ from cluster.manifests import IndexManifest
 from cluster.runtime import root_cause
 from cluster.service.schema import MAX_JSON_NEIGHBORS, MAX_NEIGHBORS, Coverage, Item, Query, RequestRefused, Wanted
 from cluster.service.shard_replica import Resolved, ShardAnswer
+from cluster.service.slots import deal
 from cluster.telemetry import log
 
 ENCODE_DEADLINE_S = 30.0
@@ -39,7 +42,7 @@ class Incomplete(RequestRefused):
 
 @dataclass(frozen=True)
 class Found:
-    """The merged answer of the shards that answered."""
+    """The merged answer of the slots that answered."""
 
     neighbors: RangeNeighbors
     """Per query ordered by (distance, id), without padding."""
@@ -50,33 +53,49 @@ class Found:
 
 @dataclass
 class Scattered:
-    """What came back of a call to several shards."""
+    """What came back of a call to several slots."""
 
     answers: dict[int, Any] = field(default_factory=dict)
-    """By shard number."""
+    """By slot."""
     failures: dict[int, str] = field(default_factory=dict)
     """Why the others are missing."""
 
 
-def shard_name(number: int) -> str:
-    """Name of the deployment of one index shard."""
-    return f"Shard-{number:03d}"
+def shard_name(slot: int) -> str:
+    """Name of the deployment of one slot."""
+    return f"Shard-{slot:03d}"
 
 
 class Router:
-    """Asks the shards of one index version."""
+    """Asks the slots about one version of the index."""
 
     def __init__(
         self,
         manifest: IndexManifest,
-        shards: Sequence[DeploymentHandle[Any]],
+        slots: Sequence[DeploymentHandle[Any]],
         encoder: DeploymentHandle[Any],
         deadline_s: float,
+        hedge_s: float | None = None,
     ) -> None:
+        """Sends nothing yet.
+
+        Args:
+            manifest: Of the version.
+            slots: What holds the shards, dealt as `cluster.service.slots` deals them.
+            encoder: Of the queries that are images.
+            deadline_s: What a slot has to answer; a request may ask for less.
+            hedge_s: After so long another replica is asked too; None: there is no other.
+        """
         self.manifest = manifest
-        self._shards = shards
-        self._encoder = encoder
-        self._deadline_s = deadline_s
+        self._slots, self._encoder = slots, encoder
+        self._deadline_s, self._hedge_s = deadline_s, hedge_s
+        self._dealt = deal([shard.count for shard in manifest.shards], len(slots))
+        self.counts = tuple(sum(manifest.shards[number].count for number in numbers) for numbers in self._dealt)
+        """Codes per slot."""
+
+    def of_version(self, manifest: IndexManifest) -> "Router":
+        """A router that asks the same slots about another version."""
+        return Router(manifest, self._slots, self._encoder, self._deadline_s, self._hedge_s)
 
     async def search(self, query: Query, *, with_items: bool) -> Found:
         """Neighbors of a checked query.
@@ -91,7 +110,7 @@ class Router:
             raise RequestRefused(
                 422, f"k: {wanted.k} for {len(codes)} queries, at most {limit} neighbors in one answer"
             )
-        left = [number for number in range(len(self._shards)) if number not in lost]
+        left = [slot for slot in range(len(self._slots)) if slot not in lost]
         scattered = await self._scatter(left, "search", codes, wanted.k, wanted.radius, with_items, limit)
         scattered.failures.update(lost)
         coverage = self.check_complete(scattered, wanted)
@@ -109,7 +128,7 @@ class Router:
         """
         until = asyncio.get_running_loop().time() + ENCODE_DEADLINE_S
         try:
-            code: Codes = await _call(self._encoder, until, "encode_image", image)
+            code: Codes = await _call(self._encoder, until, None, "encode_image", image)
         except BadImage as error:
             raise RequestRefused(422, f"image: {error}") from None
         except _Unavailable as error:
@@ -120,7 +139,7 @@ class Router:
         """The row with this id.
 
         Raises:
-            RequestRefused: 404 if no shard has it, 503 if one that may have it does not answer.
+            RequestRefused: 404 if no slot has it, 503 if one that may have it does not answer.
         """
         scattered = await self._scatter(self._holders(row_id), "row", row_id)
         for row in scattered.answers.values():
@@ -133,29 +152,27 @@ class Router:
     async def sample(self, number: int, seed: int | None) -> tuple[list[Item], Coverage]:
         """Rows drawn at random without repetition, in random order."""
         generator = np.random.default_rng(seed)
-        counts = [shard.count for shard in self.manifest.shards]
-        shares = generator.multivariate_hypergeometric(counts, min(number, self.manifest.count)).tolist()
-        seeds = generator.integers(2**32, size=len(counts)).tolist()
+        shares = generator.multivariate_hypergeometric(self.counts, min(number, self.manifest.count)).tolist()
+        seeds = generator.integers(2**32, size=len(self.counts)).tolist()
         calls = {i: (share, seeds[i]) for i, share in enumerate(shares) if share}
         scattered = await self._gather("sample", calls)
         items = [item for answer in scattered.answers.values() for item in answer]
         return [items[i] for i in generator.permutation(len(items))], self.coverage(scattered)
 
     async def states(self) -> Scattered:
-        """The `shard_replica.ShardState` of every shard that answers."""
-        return await self._scatter(range(len(self._shards)), "state")
+        """The `shard_replica.ShardState` of every slot that answers."""
+        return await self._scatter(range(len(self._slots)), "state")
 
     def coverage(self, scattered: Scattered) -> Coverage:
         """Which part of the index is not missing."""
-        shards, missing = self.manifest.shards, sorted(scattered.failures)
-        lost = sum(shards[number].count for number in missing)
-        count = self.manifest.count
+        missing, count = sorted(scattered.failures), self.manifest.count
+        lost = sum(self.counts[slot] for slot in missing)
         return Coverage(
             partial=bool(missing),
             coverage=1.0 - lost / count if count else 1.0,
-            shards_total=len(shards),
-            shards_answered=len(shards) - len(missing),
-            missing_shards=tuple(shard_name(number) for number in missing),
+            shards_total=len(self._slots),
+            shards_answered=len(self._slots) - len(missing),
+            missing_shards=tuple(shard_name(slot) for slot in missing),
             encoder_digest=self.manifest.encoder_digest,
             index_version=self.manifest.version,
         )
@@ -176,18 +193,22 @@ class Router:
         return coverage
 
     def _holders(self, row_id: int) -> list[int]:
+        """Slots that may have this id."""
+        shards = self.manifest.shards
         return [
-            i for i, shard in enumerate(self.manifest.shards) if shard.count and shard.min_id <= row_id <= shard.max_id
+            slot
+            for slot, numbers in enumerate(self._dealt)
+            if any(shards[n].count and shards[n].min_id <= row_id <= shards[n].max_id for n in numbers)
         ]
 
     async def _resolve(self, query: Query) -> tuple[Codes, dict[int, str]]:
-        """Codes of the keys or ids of a query, in its order, and the shards that did not help to find them."""
-        numbers = range(len(self._shards)) if query.keys else sorted({n for i in query.ids for n in self._holders(i)})
-        scattered = await self._scatter(numbers, "resolve", query.keys, query.ids)
+        """Codes of the keys or ids of a query, in its order, and the slots that did not help to find them."""
+        slots = range(len(self._slots)) if query.keys else sorted({n for i in query.ids for n in self._holders(i)})
+        scattered = await self._scatter(slots, "resolve", query.keys, query.ids)
         answers: list[Resolved] = list(scattered.answers.values())
         by_key: dict[str, int] = {}
         for key, row_id in (pair for answer in answers for pair in answer.ids.items()):
-            by_key[key] = min(row_id, by_key.get(key, row_id))  # a key of several shards: the smallest id, as of one
+            by_key[key] = min(row_id, by_key.get(key, row_id))  # a key of several slots: the smallest id, as of one
         by_id = {row_id: code for answer in answers for row_id, code in answer.codes.items()}
         unknown = [f"key {key!r}" for key in query.keys if key not in by_key]
         unknown += [f"id {row_id}" for row_id in query.ids if row_id not in by_id]
@@ -198,20 +219,23 @@ class Router:
         codes = b"".join(by_id[row_id] for row_id in [*(by_key[key] for key in query.keys), *query.ids])
         return np.frombuffer(codes, np.uint8).reshape(-1, self.manifest.bits // 8), scattered.failures
 
-    async def _scatter(self, numbers: Sequence[int], method: str, *arguments: object) -> Scattered:
-        return await self._gather(method, dict.fromkeys(numbers, arguments))
+    async def _scatter(self, slots: Sequence[int], method: str, *arguments: object) -> Scattered:
+        return await self._gather(method, dict.fromkeys(slots, arguments))
 
     async def _gather(self, method: str, calls: Mapping[int, tuple[object, ...]]) -> Scattered:
         until = asyncio.get_running_loop().time() + self._deadline_s
-        pending = [_call(self._shards[number], until, method, *arguments) for number, arguments in calls.items()]
+        version, hedge_s = self.manifest.version, self._hedge_s
+        pending = [
+            _call(self._slots[slot], until, hedge_s, method, version, *arguments) for slot, arguments in calls.items()
+        ]
         scattered = Scattered()
-        for number, answer in zip(calls, await asyncio.gather(*pending, return_exceptions=True), strict=True):
+        for slot, answer in zip(calls, await asyncio.gather(*pending, return_exceptions=True), strict=True):
             if isinstance(answer, _Unavailable):
-                scattered.failures[number] = str(answer)
+                scattered.failures[slot] = str(answer)
             elif isinstance(answer, BaseException):
                 raise answer
             else:
-                scattered.answers[number] = answer
+                scattered.answers[slot] = answer
         return scattered
 
 
@@ -219,32 +243,50 @@ class _Unavailable(Exception):
     """A deployment that gave no answer, and why."""
 
 
-async def _call(handle: DeploymentHandle[Any], until: float, method: str, *arguments: object) -> Any:
-    """The answer of one replica; repeated on another, or on its successor, when the replica dies.
+async def _call(
+    handle: DeploymentHandle[Any], until: float, hedge_s: float | None, method: str, *arguments: object
+) -> Any:
+    """The answer of one replica; of the first of two, where the first asked hesitates longer than `hedge_s`.
 
     Raises:
-        _Unavailable: no answer until `until`, or the shard cannot be loaded.
+        _Unavailable: no answer until `until`, or the slot's shards cannot be loaded.
         RequestRefused, BadImage: what the replica says of the request itself.
     """
     started = time.monotonic()
+    attempts = {asyncio.ensure_future(_attempt(handle, method, *arguments))}
     try:
         async with asyncio.timeout_at(until):
+            if hedge_s is not None and not (await asyncio.wait(attempts, timeout=hedge_s))[0]:
+                attempts.add(asyncio.ensure_future(_attempt(handle, method, *arguments)))
             while True:
-                response = getattr(handle, method).remote(*arguments)
-                try:
-                    return await response
-                except RayTaskError as error:
-                    cause = root_cause(error.cause or error)
-                    if isinstance(cause, (RequestRefused, BadImage)):
-                        raise cause from None
-                    raise _Unavailable(f"{type(cause).__name__}: {cause}") from None
-                except (RayError, RayServeException):
-                    await asyncio.sleep(RETRY_PAUSE_S)
-                except asyncio.CancelledError:
-                    response.cancel()
-                    raise
+                done, pending = await asyncio.wait(attempts, return_when=asyncio.FIRST_COMPLETED)
+                answered = next((one for one in done if not isinstance(one.exception(), _Unavailable)), None)
+                if answered is not None or not pending:
+                    return (answered or done.pop()).result()
+                attempts = pending
     except TimeoutError:
         raise _Unavailable(f"no answer within {time.monotonic() - started:.1f} s") from None
+    finally:
+        for one in attempts:
+            one.cancel()
+
+
+async def _attempt(handle: DeploymentHandle[Any], method: str, *arguments: object) -> Any:
+    """What a replica answers; asked again, or its successor, when it dies."""
+    while True:
+        response = getattr(handle, method).remote(*arguments)
+        try:
+            return await response
+        except RayTaskError as error:
+            cause = root_cause(error.cause or error)
+            if isinstance(cause, (RequestRefused, BadImage)):
+                raise cause from None
+            raise _Unavailable(f"{type(cause).__name__}: {cause}") from None
+        except (RayError, RayServeException):
+            await asyncio.sleep(RETRY_PAUSE_S)
+        except asyncio.CancelledError:
+            response.cancel()
+            raise
 
 
 def _merge(answers: Sequence[ShardAnswer], wanted: Wanted, num_queries: int) -> RangeNeighbors:

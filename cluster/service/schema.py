@@ -122,7 +122,7 @@ class RandomAnswer(Coverage):
 
 
 class ShardStats(BaseModel):
-    """One index shard."""
+    """One slot of the service, and its part of the index."""
 
     model_config = ConfigDict(frozen=True)
     name: str
@@ -141,3 +141,5 @@ class StatsAnswer(Coverage):
     max_queries: int
     max_body_bytes: int
     shards: list[ShardStats]
+    pending: str = ""
+    """Why the version that `CURRENT` names is not the one that is served; empty: it is."""

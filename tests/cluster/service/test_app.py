@@ -26,7 +26,7 @@ from cluster.code_tables import packed_array
 from cluster.config import SearchConfig, ServeConfig
 from cluster.index.versions import open_index
 from cluster.search import search
-from cluster.service import reloading
+from cluster.service import loaded_versions
 from cluster.service.app import APP_NAME, build_app, check_endpoint, running_service
 from cluster.service.arrow_answer import code_stream, read_answer
 from cluster.service.router import shard_name
@@ -318,7 +318,7 @@ def test_port_in_use_is_one_line(service: str, corpus: Corpus) -> None:
 
 
 def replica_pid(number: int) -> int:
-    state = ray_serve.get_deployment_handle(shard_name(number), app_name=APP_NAME).state.remote()
+    state = ray_serve.get_deployment_handle(shard_name(number), app_name=APP_NAME).state.remote("v000001")
     return int(state.result(timeout_s=HANG_S).pid)
 
 
@@ -412,7 +412,7 @@ def test_foreign_encoder_is_refused_with_both_digests(corpus: Corpus, tmp_path: 
 def test_damaged_shard_is_told_and_loaded_once_repaired(
     corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reloading, "RELOAD_PAUSE_S", 0.0)
+    monkeypatch.setattr(loaded_versions, "RELOAD_PAUSE_S", 0.0)
     index = open_index(make_index(corpus, 1, folder=tmp_path / "index"))
     entry = index.manifest.shards[0]
     file = Path(index.base_uri, entry.codes.path)
@@ -420,11 +420,11 @@ def test_damaged_shard_is_told_and_loaded_once_repaired(
     file.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
 
     async def states() -> int:
-        replica = ShardReplica(index.base_uri, entry, BITS)
+        replica = ShardReplica(index.uri, 0, 1, "v000001", HANG_S)
         with pytest.raises(ManifestMismatch, match="sha256"):
-            await replica.state()
+            await replica.state("v000001")
         file.write_bytes(good)
-        return (await replica.state()).count
+        return (await replica.state("v000001")).count
 
     assert asyncio.run(states()) == len(corpus.samples)
 

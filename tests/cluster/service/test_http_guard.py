@@ -1,5 +1,6 @@
 """Tokens, body caps and upload deadlines over real sockets, without Ray."""
 
+import contextlib
 import hashlib
 import json
 import socket
@@ -24,7 +25,8 @@ CAP = 1000
 @pytest.fixture(scope="module")
 def port() -> Iterator[int]:
     api = FastAPI()
-    api.add_middleware(Guard, digests=tuple(hashlib.sha256(t.encode()).hexdigest() for t in TOKENS), max_body_bytes=CAP)
+    digests = tuple(hashlib.sha256(token.encode()).hexdigest() for token in TOKENS)
+    api.add_middleware(Guard, digests=digests, max_body_bytes=CAP, max_in_flight=2)
     add_error_answers(api)
 
     @api.get("/healthz")
@@ -136,3 +138,23 @@ def test_token_file_is_checked(tmp_path: Path) -> None:
             token_digests(str(file))
     with pytest.raises(ConfigError, match="No such file"):
         token_digests(str(tmp_path / "none"))
+
+
+def test_beyond_the_load_limit_requests_are_told_to_come_back(port: int) -> None:
+    """Two wait for their bodies; the third is refused at once, health is answered, and then all is well again."""
+    head = post(3).replace("\n", "\r\n").encode() + b"\r\n\r\n"
+    with contextlib.ExitStack() as stack:
+        waiting = []
+        for _ in range(2):
+            waiting.append(stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=20)))
+            waiting[-1].sendall(head)
+        while (refused := talk(port, post(3), b"abc"))[0] == 200:  # the two may not have arrived yet
+            time.sleep(0.01)
+        status, headers, body = refused
+        assert (status, headers["retry-after"]) == (503, "1")
+        assert json.loads(body) == {"error": "busy: 2 requests are being answered, at most 2 at a time"}
+        assert talk(port, "GET /healthz HTTP/1.1\nHost: x\nConnection: close")[0] == 200
+        for connection in waiting:
+            connection.sendall(b"abc")
+            assert b" 200 " in connection.recv(65536)
+    assert talk(port, post(3), b"abc")[::2] == (200, b"3")
