@@ -105,15 +105,30 @@ class SearchClient:
         return joined if k is None else _padded(joined, k)
 
     def search_image(
-        self, image: bytes, *, k: int | None = None, radius: int | None = None, allow_partial: bool = False
+        self,
+        image: bytes,
+        *,
+        k: int | None = None,
+        radius: int | None = None,
+        allow_partial: bool = False,
+        rerank: int | None = None,
     ) -> SearchAnswer:
-        """Neighbors of one compressed image; `allow_partial` takes a flagged answer from fewer shards.
+        """Neighbors of one compressed image.
+
+        Args:
+            image: JPEG, PNG, WebP or GIF.
+            k: How many.
+            radius: Instead of k, all within this distance, inclusive.
+            allow_partial: Take a flagged answer from fewer shards.
+            rerank: So many nearest are ordered by asymmetric distance before the first k are taken: the bits of which
+                the encoder is sure weigh more.
 
         Raises:
             BadImage: the service cannot decode it.
             RequestRejected, ServiceUnavailable: as `search_codes`.
         """
-        query = {name: value for name, value in _wanted(k, radius, allow_partial).items() if value is not None}
+        asked = _wanted(k, radius, allow_partial) | {"rerank": rerank}
+        query = {name: value for name, value in asked.items() if value is not None}
         path = f"/search/image?{urlencode({name: json.dumps(value) for name, value in query.items()})}"
         headers = {"Content-Type": "application/octet-stream", "Accept": JSON_TYPE}
         return self._parsed(SearchAnswer, path, self._request(path, image, headers))

@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from importlib import resources
+from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
@@ -16,6 +17,7 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
+from cibhash.asymmetric import query_weights
 from cibhash.errors import DataError, StorageError
 from cluster.config import ServeConfig
 from cluster.originals import Original, media_type, original_bytes
@@ -96,7 +98,8 @@ def _add_search(api: FastAPI, current: CurrentRouter, limits: Limits) -> None:
         if as_arrow:
             body = await asyncio.to_thread(write_answer, found.neighbors, found.coverage)
             return Response(body, media_type=ARROW_TYPE)
-        return Response(await asyncio.to_thread(_search_json, found, started), media_type=JSON_TYPE)
+        body = await asyncio.to_thread(_search_json, found, query.wanted.with_codes, started)
+        return Response(body, media_type=JSON_TYPE)
 
     @api.post("/search")
     async def search(request: Request) -> Response:
@@ -122,23 +125,29 @@ def _add_search(api: FastAPI, current: CurrentRouter, limits: Limits) -> None:
                 wanted = wanted.model_copy(update={"k": DEFAULT_K})
             check_wanted(wanted, limits)
             router = current.router
-            codes = await router.encode(await request.body())
-            return await answer(request, router, Query(wanted, codes=codes), started)
+            code, logits = await router.encode(await request.body())
+            weights = query_weights(logits, limits.bits) if wanted.rerank is not None else None
+            return await answer(request, router, Query(wanted, codes=code, weights=weights), started)
 
 
-def _search_json(found: Found, started: float) -> bytes:
+def _search_json(found: Found, with_codes: bool, started: float) -> bytes:
     limits, ids, distances = (part.tolist() for part in found.neighbors)
     neighbors = [
-        [_neighbor(found, ids[row], distances[row]) for row in range(limits[query], limits[query + 1])]
+        [_neighbor(found, ids[row], distances[row], with_codes) for row in range(limits[query], limits[query + 1])]
         for query in range(len(limits) - 1)
     ]
     seconds = round(time.perf_counter() - started, 6)
-    return SearchAnswer(**dict(found.coverage), neighbors=neighbors, seconds=seconds).model_dump_json().encode()
+    more: dict[str, Any] = {"query_codes": [code.tobytes().hex() for code in found.codes]} if with_codes else {}
+    answer = SearchAnswer(**dict(found.coverage), neighbors=neighbors, seconds=seconds, **more)
+    return answer.model_dump_json(exclude_unset=True).encode()
 
 
-def _neighbor(found: Found, row_id: int, distance: int) -> Neighbor:
+def _neighbor(found: Found, row_id: int, distance: int, with_codes: bool) -> Neighbor:
     item = found.items[row_id]
-    return Neighbor(id=row_id, distance=distance, key=item.key, labels=item.labels)
+    more: dict[str, Any] = {"code": item.code} if with_codes else {}
+    if found.weighted is not None:
+        more["weighted_distance"] = found.weighted[row_id]
+    return Neighbor(id=row_id, distance=distance, key=item.key, labels=item.labels, **more)
 
 
 def _add_rows(api: FastAPI, current: CurrentRouter) -> None:

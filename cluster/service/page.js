@@ -79,7 +79,7 @@ function card(item, ...below) {
   return entry;
 }
 
-function neighborCard(neighbor) {
+function neighborCard(neighbor, queryCode) {
   const meter = element("meter");
   meter.max = stats.bits;
   meter.value = neighbor.distance;
@@ -87,7 +87,36 @@ function neighborCard(neighbor) {
   const below = [element("span", "distance", `distance ${neighbor.distance}`), meter];
   const { length } = neighbor.labels;
   if (length) below.push(element("span", "labels", `label${length === 1 ? "" : "s"} ${neighbor.labels.join(", ")}`));
-  return card(neighbor, ...below, element("span", "key", neighbor.key));
+  const entry = card(neighbor, ...below, element("span", "key", neighbor.key));
+  entry.append(whyOf(neighbor, queryCode));
+  return entry;
+}
+
+const bitsOf = (hex) =>
+  hex.match(/../g).flatMap((byte) => Array.from({ length: 8 }, (_, bit) => (parseInt(byte, 16) >> bit) & 1));
+
+function whyOf(neighbor, queryCode) {
+  const why = element("details", "why");
+  why.append(element("summary", "", "Why"));
+  why.addEventListener("toggle", () => why.children.length === 1 && why.append(...comparison(neighbor, queryCode)));
+  return why;
+}
+
+function comparison(neighbor, queryCode) {
+  const asked = bitsOf(queryCode);
+  const found = bitsOf(neighbor.code);
+  const differing = asked.flatMap((bit, place) => (bit === found[place] ? [] : [place]));
+  const text = differing.length
+    ? `${differing.length} of ${count(asked.length, "bit")} differ: ${differing.join(", ")}`
+    : `All ${asked.length} bits agree`;
+  const bits = element("div", "bits");
+  bits.setAttribute("aria-hidden", "true");
+  found.forEach((bit, place) => {
+    const cell = element("span", `${bit ? "one" : "zero"}${bit === asked[place] ? "" : " differs"}`);
+    cell.title = `bit ${place}: ${asked[place]} in the query, ${bit} here`;
+    bits.append(cell);
+  });
+  return [element("p", "", text), bits];
 }
 
 const count = (number, noun) => `${number.toLocaleString("en")} ${noun}${number === 1 ? "" : "s"}`;
@@ -111,12 +140,13 @@ function showAnswer(answer, shown) {
   else setImage(fresh, shown.id);
   caption.textContent = shown.name;
   caption.title = shown.name;
-  $("neighbors").replaceChildren(...neighbors.map(neighborCard));
+  const [queryCode] = answer.query_codes;
+  $("neighbors").replaceChildren(...neighbors.map((neighbor) => neighborCard(neighbor, queryCode)));
 }
 
 function wanted() {
   const mode = document.querySelector("input[name=mode]:checked").value;
-  return { [mode]: Number($("amount").value), allow_partial: true };
+  return { [mode]: Number($("amount").value), allow_partial: true, with_codes: true };
 }
 
 async function run(query) {

@@ -7,6 +7,7 @@ loaded (see `reloading`).
 import asyncio
 import os
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +26,15 @@ MAX_BATCH = 16
 BATCH_WAIT_S = 0.005
 
 
+class EncodedImage(NamedTuple):
+    """What the encoder says of one image."""
+
+    code: Codes
+    """uint8 (1, B/8)."""
+    logits: npt.NDArray[np.float32]
+    """(1, B)."""
+
+
 class QueryEncoder:
     """Holds one encoder; decodes in threads, encodes waiting images together."""
 
@@ -41,22 +51,22 @@ class QueryEncoder:
         await self._encoder.get()
         return os.getpid()
 
-    async def encode_image(self, data: bytes) -> Codes:
-        """The code uint8 (1, B/8) of one compressed image.
+    async def encode_image(self, data: bytes) -> EncodedImage:
+        """The code of one compressed image.
 
         Raises:
             BadImage: the bytes cannot or may not be decoded.
         """
         image_size = (await self._encoder.get()).spec.image_size
         view = await asyncio.to_thread(lambda: eval_view(decode_image(data), image_size))
-        code: Codes = await self._encode_views(view)
-        return code
+        encoded: EncodedImage = await self._encode_views(view)
+        return encoded
 
     @serve.batch(max_batch_size=MAX_BATCH, batch_wait_timeout_s=BATCH_WAIT_S)
-    async def _encode_views(self, views: Sequence[npt.NDArray[np.uint8]]) -> list[Codes]:
+    async def _encode_views(self, views: Sequence[npt.NDArray[np.uint8]]) -> list[EncodedImage]:
         encoder = await self._encoder.get()
-        codes = (await asyncio.to_thread(encode, encoder, torch.from_numpy(np.stack(views)))).codes
-        return [codes[i : i + 1] for i in range(len(codes))]
+        encoded = await asyncio.to_thread(encode, encoder, torch.from_numpy(np.stack(views)))
+        return [EncodedImage(encoded.codes[i : i + 1], encoded.logits[i : i + 1]) for i in range(len(views))]
 
 
 def _open(uri: str, digest: str) -> HashEncoder:

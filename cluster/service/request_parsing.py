@@ -40,6 +40,8 @@ def parse_json(body: bytes, limits: Limits) -> Query:
         raise RequestRefused(422, f"codes, keys, ids: exactly one is needed, found {found}")
     _check_number(named[0], len(getattr(request, named[0])), limits)
     check_wanted(request, limits)
+    if request.rerank is not None:
+        raise RequestRefused(422, "rerank: only the query of an image has what it needs (POST /search/image)")
     if request.codes is not None:
         return Query(request, codes=parse_codes(request.codes, limits.bits))
     return Query(request, keys=tuple(request.keys or ()), ids=tuple(request.ids or ()))
@@ -67,25 +69,29 @@ def parse_arrow(body: bytes, wanted: Wanted, limits: Limits) -> Query:
         raise RequestRefused(422, f"code[{position}]: null, expected {limits.bits // 8} bytes")
     _check_number("code", table.num_rows, limits)
     check_wanted(wanted, limits)
+    if wanted.rerank is not None or wanted.with_codes:
+        raise RequestRefused(422, "rerank, with_codes: not for queries as Arrow")
     return Query(wanted, codes=codes_of(table))
 
 
 def parse_wanted(parameters: dict[str, str]) -> Wanted:
-    """`k`, `radius` and `allow_partial` from URL parameters.
+    """What `Wanted` has, from URL parameters.
 
     Raises:
         RequestRefused: 422, an unknown parameter or a value that is not an integer or boolean.
     """
     values: dict[str, int | bool] = {}
     for name, text in parameters.items():
-        if name in ("k", "radius"):
+        if name in ("k", "radius", "rerank"):
             values[name] = parse_int(name, text)
-        elif name == "allow_partial" and text.lower() in ("true", "false", "1", "0"):
+        elif name in ("allow_partial", "with_codes") and text.lower() in ("true", "false", "1", "0"):
             values[name] = text.lower() in ("true", "1")
-        elif name == "allow_partial":
-            raise RequestRefused(422, f"allow_partial: {text[:_SHOWN]!r}, expected true or false")
+        elif name in ("allow_partial", "with_codes"):
+            raise RequestRefused(422, f"{name}: {text[:_SHOWN]!r}, expected true or false")
         else:
-            raise RequestRefused(422, f"{name[:_SHOWN]!r}: no such parameter, expected k, radius, allow_partial")
+            raise RequestRefused(
+                422, f"{name[:_SHOWN]!r}: no such parameter, expected {', '.join(Wanted.model_fields)}"
+            )
     return Wanted.model_validate(values)
 
 
@@ -106,7 +112,7 @@ def parse_int(name: str, text: str, low: int | None = None, high: int | None = N
 
 
 def check_wanted(wanted: Wanted, limits: Limits) -> None:
-    """Refuses a `k` or `radius` that is missing, doubled or out of range.
+    """Refuses a `k`, `radius` or `rerank` that is missing, doubled or out of range.
 
     Raises:
         RequestRefused: 422, with the value and the limits.
@@ -116,6 +122,8 @@ def check_wanted(wanted: Wanted, limits: Limits) -> None:
         raise RequestRefused(422, f"k, radius: exactly one is needed, found {found}")
     if wanted.k is not None and not 1 <= wanted.k <= limits.max_k:
         raise RequestRefused(422, f"k: {wanted.k}, expected an integer from 1 to {limits.max_k}")
+    if wanted.rerank is not None and (wanted.k is None or not wanted.k <= wanted.rerank <= limits.max_k):
+        raise RequestRefused(422, f"rerank: {wanted.rerank}, expected k, and an integer from it to {limits.max_k}")
     if wanted.radius is not None and not 0 <= wanted.radius <= limits.bits:
         raise RequestRefused(422, f"radius: {wanted.radius}, expected an integer from 0 to {limits.bits}")
 

@@ -17,14 +17,16 @@ from ray.exceptions import RayError, RayTaskError
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
+from cibhash.asymmetric import Weights, distances
 from cibhash.errors import BadImage
 from cibhash.types import PADDING_ID, Codes, Neighbors, RangeNeighbors
 from cluster.index.merge import merge_neighbors, merge_ranges
 from cluster.index.shard_index import Row
 from cluster.manifests import IndexManifest
 from cluster.runtime import root_cause
+from cluster.service.query_encoder import EncodedImage
 from cluster.service.schema import MAX_JSON_NEIGHBORS, MAX_NEIGHBORS, Coverage, Item, Query, RequestRefused, Wanted
-from cluster.service.shard_replica import Resolved, ShardAnswer
+from cluster.service.shard_replica import Resolved, RowsWanted, ShardAnswer
 from cluster.service.slots import deal
 from cluster.telemetry import log
 
@@ -44,11 +46,15 @@ class Incomplete(RequestRefused):
 class Found:
     """The merged answer of the slots that answered."""
 
+    codes: Codes
+    """Of the queries."""
     neighbors: RangeNeighbors
     """Per query ordered by (distance, id), without padding."""
     items: dict[int, Item]
     """The row of every neighbor by id, if rows were asked for."""
     coverage: Coverage
+    weighted: dict[int, int] | None = None
+    """Asymmetric distance of the one query's neighbors by id, where they are ordered by it."""
 
 
 @dataclass
@@ -98,7 +104,7 @@ class Router:
         return Router(manifest, self._slots, self._encoder, self._deadline_s, self._hedge_s)
 
     async def search(self, query: Query, *, with_items: bool) -> Found:
-        """Neighbors of a checked query.
+        """Neighbors of a checked query; with weights those of the candidates that are asymmetrically nearest.
 
         Raises:
             RequestRefused: 404 for an unknown key or id, 422 for an answer too large, 503 for missing shards.
@@ -106,34 +112,38 @@ class Router:
         wanted = query.wanted
         codes, lost = (query.codes, {}) if query.codes is not None else await self._resolve(query)
         limit = MAX_JSON_NEIGHBORS if with_items else MAX_NEIGHBORS
-        if wanted.k is not None and len(codes) * min(wanted.k, self.manifest.count) > limit:
-            raise RequestRefused(
-                422, f"k: {wanted.k} for {len(codes)} queries, at most {limit} neighbors in one answer"
-            )
+        k = wanted.k if query.weights is None else wanted.rerank
+        if k is not None and len(codes) * min(k, self.manifest.count) > limit:
+            raise RequestRefused(422, f"k: {k} for {len(codes)} queries, at most {limit} neighbors in one answer")
+        rows: RowsWanted = "none" if not with_items else "rows"
+        if query.weights is not None or (with_items and wanted.with_codes):
+            rows = "with codes"
         left = [slot for slot in range(len(self._slots)) if slot not in lost]
-        scattered = await self._scatter(left, "search", codes, wanted.k, wanted.radius, with_items, limit)
+        scattered = await self._scatter(left, "search", codes, k, wanted.radius, rows, limit)
         scattered.failures.update(lost)
         coverage = self.check_complete(scattered, wanted)
         answers: list[ShardAnswer] = list(scattered.answers.values())
-        neighbors = await asyncio.to_thread(_merge, answers, wanted, len(codes))
+        neighbors = await asyncio.to_thread(_merge, answers, k, len(codes))
         if len(neighbors.ids) > limit:
             raise RequestRefused(422, f"radius: {len(neighbors.ids)} neighbors found, at most {limit} in one answer")
-        return Found(neighbors, {item.id: item for answer in answers for item in answer.items}, coverage)
+        items = {item.id: item for answer in answers for item in answer.items}
+        found = Found(codes, neighbors, items, coverage)
+        return found if query.weights is None else reranked(found, query.weights, wanted.k or 1)
 
-    async def encode(self, image: bytes) -> Codes:
-        """The code uint8 (1, B/8) of one compressed image.
+    async def encode(self, image: bytes) -> EncodedImage:
+        """The code of one compressed image.
 
         Raises:
             RequestRefused: 422 with the reason if it cannot be decoded, 503 if the encoder does not answer.
         """
         until = asyncio.get_running_loop().time() + ENCODE_DEADLINE_S
         try:
-            code: Codes = await _call(self._encoder, until, None, "encode_image", image)
+            encoded: EncodedImage = await _call(self._encoder, until, None, "encode_image", image)
         except BadImage as error:
             raise RequestRefused(422, f"image: {error}") from None
         except _Unavailable as error:
             raise RequestRefused(503, f"encoder: {error}") from None
-        return code
+        return encoded
 
     async def row(self, row_id: int) -> Row:
         """The row with this id.
@@ -289,11 +299,29 @@ async def _attempt(handle: DeploymentHandle[Any], method: str, *arguments: objec
             raise
 
 
-def _merge(answers: Sequence[ShardAnswer], wanted: Wanted, num_queries: int) -> RangeNeighbors:
+def reranked(found: Found, weights: Weights, k: int) -> Found:
+    """The k first of the one query's neighbors in the order of (asymmetric distance, id).
+
+    Args:
+        found: Neighbors of one query, their codes among the items.
+        weights: Of the query's bits, int32 (1, B).
+        k: How many are kept.
+    """
+    ids, hamming = found.neighbors.ids, found.neighbors.distances
+    packed = b"".join(bytes.fromhex(found.items[row_id].code) for row_id in ids.tolist())
+    codes = np.frombuffer(packed, np.uint8).reshape(len(ids), -1)
+    weighted = distances(weights, found.codes, codes)[0] if len(ids) else hamming
+    order = np.lexsort((ids, weighted))[:k]
+    neighbors = RangeNeighbors(np.array([0, len(order)]), ids[order], hamming[order])
+    by_id = dict(zip(ids[order].tolist(), weighted[order].tolist(), strict=True))
+    return Found(found.codes, neighbors, found.items, found.coverage, by_id)
+
+
+def _merge(answers: Sequence[ShardAnswer], k: int | None, num_queries: int) -> RangeNeighbors:
     if not answers:
         return RangeNeighbors(np.zeros(num_queries + 1, np.int64), np.empty(0, np.int64), np.empty(0, np.int32))
-    if wanted.k is not None:
-        return _unpadded(merge_neighbors([a.nearest for a in answers if a.nearest is not None], wanted.k))
+    if k is not None:
+        return _unpadded(merge_neighbors([a.nearest for a in answers if a.nearest is not None], k))
     return merge_ranges([a.within for a in answers if a.within is not None])
 
 

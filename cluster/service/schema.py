@@ -9,6 +9,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr
 
+from cibhash.asymmetric import Weights
 from cibhash.errors import CIBHashError
 from cibhash.types import Codes
 
@@ -53,6 +54,10 @@ class Wanted(BaseModel):
     """All neighbors within this Hamming distance, inclusive."""
     allow_partial: StrictBool = False
     """Answer from the shards that answer, flagged, instead of 503."""
+    with_codes: StrictBool = False
+    """Also the codes of queries and neighbors, in JSON answers."""
+    rerank: StrictInt | None = None
+    """Of an image: take this many nearest, order them by asymmetric distance, and answer with the first k."""
 
 
 Id = Annotated[StrictInt, Field(ge=0, le=MAX_ID)]
@@ -74,6 +79,8 @@ class Query:
     wanted: Wanted
     codes: Codes | None = None
     """uint8 (Q, B/8)."""
+    weights: Weights | None = None
+    """Of the bits, for `rerank`, int32 (Q, B)."""
     keys: tuple[str, ...] = ()
     ids: tuple[int, ...] = ()
 
@@ -99,12 +106,16 @@ class Item(BaseModel):
     id: int
     key: str
     labels: tuple[int, ...]
+    code: str = ""
+    """Packed, as hex; absent unless it was asked for."""
 
 
 class Neighbor(Item):
     """One row of the index and its Hamming distance to the query."""
 
     distance: int
+    weighted_distance: int = 0
+    """Asymmetric distance, 0 to 1023; absent unless the answer was reranked."""
 
 
 class SearchAnswer(Coverage):
@@ -113,6 +124,8 @@ class SearchAnswer(Coverage):
     neighbors: list[list[Neighbor]]
     """Per query, ordered by (distance, id); a query that is in the index is its own neighbor."""
     seconds: float
+    query_codes: list[str] = []
+    """Packed, as hex; absent unless codes were asked for."""
 
 
 class RandomAnswer(Coverage):

@@ -8,6 +8,7 @@ import asyncio
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -19,6 +20,8 @@ from cluster.service.shard_group import ShardGroup
 
 RANGE_CHUNK = 64
 """Queries per range search, so that an answer too large is noticed before all of it is in memory."""
+RowsWanted = Literal["none", "rows", "with codes"]
+"""What an answer carries of its neighbors beyond their ids."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,13 @@ class ShardReplica:
         return ShardState(os.getpid(), (await self._versions.get(version)).count)
 
     async def search(
-        self, version: str, codes: Codes, k: int | None, radius: int | None, with_items: bool, max_neighbors: int
+        self,
+        version: str,
+        codes: Codes,
+        k: int | None,
+        radius: int | None,
+        rows: RowsWanted,
+        max_neighbors: int,
     ) -> ShardAnswer:
         """Neighbors of packed codes uint8 (Q, B/8): the k nearest, or all within the radius.
 
@@ -70,7 +79,7 @@ class ShardReplica:
             RequestRefused: more than `max_neighbors` lie within the radius.
         """
         group = await self._versions.get(version)
-        return await asyncio.to_thread(_search, group, codes, k, radius, with_items, max_neighbors)
+        return await asyncio.to_thread(_search, group, codes, k, radius, rows, max_neighbors)
 
     async def resolve(self, version: str, keys: Sequence[str], ids: Sequence[int]) -> Resolved:
         """Ids of keys, and codes of these and of `ids`."""
@@ -86,18 +95,18 @@ class ShardReplica:
     async def sample(self, version: str, number: int, seed: int) -> list[Item]:
         """Rows drawn at random without repetition; fewer than `number` if the ids have wide gaps."""
         group = await self._versions.get(version)
-        return [_item(row) for row in await asyncio.to_thread(group.sample, number, seed)]
+        return [_item(row, {}) for row in await asyncio.to_thread(group.sample, number, seed)]
 
 
 def _search(
-    group: ShardGroup, codes: Codes, k: int | None, radius: int | None, with_items: bool, max_neighbors: int
+    group: ShardGroup, codes: Codes, k: int | None, radius: int | None, rows: RowsWanted, max_neighbors: int
 ) -> ShardAnswer:
     if k is not None:
         nearest = group.search(codes, min(k, max(group.count, 1)))
         ids = nearest.ids[nearest.ids >= 0]
-        return ShardAnswer(nearest, None, tuple(_items(group, np.unique(ids))) if with_items else ())
+        return ShardAnswer(nearest, None, _items(group, ids, rows))
     within = _range_search(group, codes, radius or 0, max_neighbors)
-    return ShardAnswer(None, within, tuple(_items(group, np.unique(within.ids))) if with_items else ())
+    return ShardAnswer(None, within, _items(group, within.ids, rows))
 
 
 def _range_search(group: ShardGroup, codes: Codes, radius: int, max_neighbors: int) -> RangeNeighbors:
@@ -116,9 +125,14 @@ def _range_search(group: ShardGroup, codes: Codes, radius: int, max_neighbors: i
     )
 
 
-def _items(group: ShardGroup, ids: Ids) -> list[Item]:
-    return [_item(row) for row in group.rows_by_id(ids.tolist()) if row is not None]
+def _items(group: ShardGroup, ids: Ids, wanted: RowsWanted) -> tuple[Item, ...]:
+    if wanted == "none":
+        return ()
+    each = np.unique(ids).tolist()
+    codes = group.codes_by_id(each) if wanted == "with codes" else {}
+    return tuple(_item(row, codes) for row in group.rows_by_id(each) if row is not None)
 
 
-def _item(row: Row) -> Item:
-    return Item(id=row.id, key=row.key, labels=row.labels)
+def _item(row: Row, codes: dict[int, bytes]) -> Item:
+    code = {"code": codes[row.id].hex()} if row.id in codes else {}
+    return Item(id=row.id, key=row.key, labels=row.labels, **code)

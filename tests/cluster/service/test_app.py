@@ -17,10 +17,14 @@ from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
+import torch
 from ray import serve as ray_serve
 
-from cibhash.encoder import new_encoder, save_encoder
+from cibhash.asymmetric import query_weights
+from cibhash.encoder import encode, new_encoder, save_encoder
 from cibhash.errors import BadImage, ConfigError, ManifestMismatch, NotFound
+from cibhash.images import decode_image
+from cibhash.views import eval_view
 from cluster.client import RequestRejected, SearchClient, ServiceUnavailable
 from cluster.code_tables import packed_array
 from cluster.config import SearchConfig, ServeConfig
@@ -122,6 +126,56 @@ def test_radius_is_inclusive_and_equals_brute_force(client: SearchClient, corpus
     within = client.search_codes(corpus.codes[[3, 60]], radius=radius)
     assert within.limits.tolist() == np.cumsum([0, *map(len, wanted)]).tolist()
     assert list(zip(within.ids.tolist(), within.distances.tolist(), strict=True)) == wanted[0] + wanted[1]
+
+
+@ray_mark
+def test_codes_come_with_the_answer_where_they_are_asked_for(
+    service: str, client: SearchClient, corpus: Corpus
+) -> None:
+    plain = json.loads(ask(service, "POST", "/search", {"ids": [corpus.ids[4]], "k": 3})[2])
+    assert "query_codes" not in plain
+    assert all(near.keys() == {"id", "key", "labels", "distance"} for near in plain["neighbors"][0])
+    answer = json.loads(ask(service, "POST", "/search", {"ids": [corpus.ids[4]], "k": 3, "with_codes": True})[2])
+    assert answer["query_codes"] == [corpus.codes[4].tobytes().hex()]
+    by_id = dict(zip(corpus.ids, corpus.codes, strict=True))
+    assert [near["code"] for near in answer["neighbors"][0]] == [
+        by_id[near["id"]].tobytes().hex() for near in answer["neighbors"][0]
+    ]
+
+
+@ray_mark
+@pytest.mark.parametrize(("k", "candidates"), [(7, 7), (5, 40), (90, 90)])
+def test_candidates_are_ordered_by_asymmetric_distance(
+    client: SearchClient, corpus: Corpus, k: int, candidates: int
+) -> None:
+    """Against weights and distances worked out bit by bit from the encoder's own logits."""
+    image = corpus.samples[20].image
+    view = torch.from_numpy(eval_view(decode_image(image), 32)[None])
+    code, _, logits = encode(corpus.encoder, view)
+    weights = query_weights(logits, BITS)[0]
+    differ = np.unpackbits(corpus.codes ^ code, axis=1, bitorder="little").astype(bool)
+    by_id = dict(zip(corpus.ids, (differ * weights).sum(axis=1).tolist(), strict=True))
+    taken = corpus.nearest(code, candidates).ids[0].tolist()
+    wanted = sorted((by_id[row_id], row_id) for row_id in taken)[:k]
+    answer = client.search_image(image, k=k, rerank=candidates)
+    assert [(near.weighted_distance, near.id) for near in answer.neighbors[0]] == wanted
+    hamming = dict(zip(corpus.ids, differ.sum(axis=1).tolist(), strict=True))
+    assert [near.distance for near in answer.neighbors[0]] == [hamming[row_id] for _, row_id in wanted]
+
+
+@ray_mark
+@pytest.mark.parametrize(
+    ("path", "body", "message"),
+    [
+        ("/search/image?k=5&rerank=4", b"x", "rerank: 4, expected k, and an integer from it to 500"),
+        ("/search/image?radius=5&rerank=9", b"x", "rerank: 9, expected k, and an integer from it to 500"),
+        ("/search/image?k=5&rerank=501", b"x", "rerank: 501, expected k, and an integer from it to 500"),
+        ("/search", {"ids": [0], "k": 5, "rerank": 9}, "rerank: only the query of an image has what it needs"),
+    ],
+)
+def test_reranking_that_cannot_be_is_refused(service: str, path: str, body: object, message: str) -> None:
+    status, error = error_of(ask(service, "POST", path, body))
+    assert (status, error.startswith(message)) == (422, True), error
 
 
 @ray_mark

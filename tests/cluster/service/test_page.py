@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from cluster import service as page_folder
@@ -115,6 +116,26 @@ class TestInBrowser:
         within = corpus.within(corpus.codes[[3]], 9)[0]
         until(page, f"document.querySelectorAll('#neighbors button').length === {len(within)}")
         assert list(zip(*shown(page), strict=True)) == within
+
+    def test_why_shows_the_bits_that_differ(self, page: Any, corpus: Corpus) -> None:
+        page.set_input_files(
+            "#file", files=[{"name": "a.png", "mimeType": "image/png", "buffer": corpus.samples[6].image}]
+        )
+        ids, _ = shown(page)
+        place = len(ids) - 1
+        page.locator("#neighbors details").nth(place).locator("summary").click()
+        found = corpus.codes[corpus.ids.index(ids[place])]
+        bits = [np.unpackbits(code, bitorder="little").tolist() for code in (corpus.codes[6], found)]
+        differing = [bit for bit in range(BITS) if bits[0][bit] != bits[1][bit]]
+        text = page.locator("#neighbors details").nth(place).locator("p").inner_text()
+        assert text == f"{len(differing)} of {BITS} bits differ: {', '.join(map(str, differing))}"
+        cells = page.locator("#neighbors details").nth(place).locator(".bits span")
+        classes = cells.evaluate_all("all => all.map((one) => one.className)")
+        assert [("one" in name, "differs" in name) for name in classes] == [
+            (bool(bits[1][bit]), bit in differing) for bit in range(BITS)
+        ]
+        page.locator("#neighbors details").nth(0).locator("summary").click()
+        assert page.locator("#neighbors details").nth(0).locator("p").inner_text() == f"All {BITS} bits agree"
 
     def test_text_file_gives_one_error_line(self, page: Any) -> None:
         page.set_input_files("#file", files=[{"name": "a.txt", "mimeType": "text/plain", "buffer": b"hello world"}])
