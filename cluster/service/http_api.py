@@ -17,10 +17,13 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
+from cibhash import __version__
 from cibhash.asymmetric import query_weights
 from cibhash.errors import DataError, StorageError
 from cluster.config import ServeConfig
 from cluster.originals import Original, media_type, original_bytes
+from cluster.service.api_description import openapi
+from cluster.service.api_description import page as describing_page
 from cluster.service.arrow_answer import write_answer
 from cluster.service.current_router import CurrentRouter
 from cluster.service.http_guard import Guard
@@ -216,6 +219,17 @@ def _add_page(api: FastAPI) -> None:
             return Response(content, media_type=kind, headers={"Cache-Control": "no-cache"})
 
         api.add_api_route(path, page, methods=["GET"])
+
+    document = openapi(__version__)
+    described = describing_page(document)
+
+    @api.get("/openapi.json")
+    async def openapi_json() -> Response:
+        return JSONResponse(document)
+
+    @api.get("/docs")
+    async def docs() -> Response:
+        return Response(described, media_type="text/html")
 
 
 def add_error_answers(api: FastAPI) -> None:

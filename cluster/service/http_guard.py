@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from cluster.service.schema import RequestRefused
 from cluster.tokens import read_tokens
 
-OPEN_PATHS = frozenset({"/", "/page.css", "/page.js", "/healthz", "/readyz"})
+OPEN_PATHS = frozenset({"/", "/page.css", "/page.js", "/docs", "/openapi.json", "/healthz", "/readyz"})
 UPLOAD_DEADLINE_S = 30.0
 DRAIN_BYTES, DRAIN_S = 64 * 2**20, 10.0
 """How much of a refused body is read and dropped; a client still sending would see a reset instead of the reason."""

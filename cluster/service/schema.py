@@ -47,7 +47,7 @@ class Limits:
 class Wanted(BaseModel):
     """How many neighbors: exactly one of `k` and `radius`."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
     k: StrictInt | None = None
     """Neighbors per query; more than the index holds gives all that it holds."""
     radius: StrictInt | None = None
@@ -88,7 +88,7 @@ class Query:
 class Coverage(BaseModel):
     """Which part of the index an answer comes from."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
     partial: bool
     coverage: float
     """Share of the index's codes in the shards that answered; 1.0 for an empty index."""
@@ -102,7 +102,7 @@ class Coverage(BaseModel):
 class Item(BaseModel):
     """One row of the index."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
     id: int
     key: str
     labels: tuple[int, ...]
@@ -137,7 +137,7 @@ class RandomAnswer(Coverage):
 class ShardStats(BaseModel):
     """One slot of the service, and its part of the index."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
     name: str
     count: int
     ready: bool

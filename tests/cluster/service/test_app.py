@@ -179,6 +179,19 @@ def test_reranking_that_cannot_be_is_refused(service: str, path: str, body: obje
 
 
 @ray_mark
+def test_the_described_paths_are_those_that_are_served(service: str) -> None:
+    status, headers, raw = ask(service, "GET", "/openapi.json", token="")
+    assert (status, headers["content-type"]) == (200, "application/json")
+    for path, methods in json.loads(raw)["paths"].items():
+        for method in methods:
+            found = ask(service, method.upper(), path.replace("{id}", "0"), b"{}" if method == "post" else None)[0]
+            assert found in (200, 422), (method, path)
+    status, headers, raw = ask(service, "GET", "/docs", token="")
+    assert (status, headers["content-type"].partition(";")[0]) == (200, "text/html")
+    assert b"POST /search/image" in raw
+
+
+@ray_mark
 def test_answers_say_what_they_cover(client: SearchClient, corpus: Corpus) -> None:
     answer = client.search_ids([0], k=2)
     assert (answer.partial, answer.coverage, answer.missing_shards) == (False, 1.0, ())

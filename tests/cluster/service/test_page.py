@@ -151,6 +151,11 @@ class TestInBrowser:
         shown(page)
         assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
 
+    def test_the_interface_is_described(self, page: Any, url: str) -> None:
+        page.get_by_role("link", name="HTTP interface").click()
+        page.get_by_role("heading", name="POST /search/image").wait_for()
+        assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+
 
 def test_page_has_no_inline_code_and_no_outside_assets() -> None:
     folder = Path(page_folder.__file__).parent
