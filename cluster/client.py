@@ -12,8 +12,8 @@ import ssl
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
-from typing import IO, TypeVar, overload
+from collections.abc import Mapping, Sequence
+from typing import IO, NamedTuple, TypeVar, overload
 from urllib.parse import urlencode, urlsplit
 
 import numpy as np
@@ -30,6 +30,8 @@ from cluster.tokens import read_tokens
 Answer = TypeVar("Answer", bound=BaseModel)
 FIRST_PAUSE_S = 0.2
 MAX_PAUSE_S = 5.0
+VERSION_ROUNDS = 4
+"""How often at most the batches of a search are asked until all are answered from one version."""
 _CUT_SHORT = (http.client.HTTPException, ConnectionError, TimeoutError)
 
 
@@ -41,6 +43,13 @@ class ServiceUnavailable(CIBHashError):
 
 class RequestRejected(ConfigError):
     """The service refuses the request itself: a field, a size, or the token."""
+
+
+class BatchAnswer(NamedTuple):
+    """What one request brought."""
+
+    neighbors: RangeNeighbors
+    index_version: str
 
 
 class SearchClient:
@@ -77,7 +86,7 @@ class SearchClient:
     def search_codes(
         self, codes: Codes, *, k: int | None = None, radius: int | None = None, batch_size: int = 1000
     ) -> Neighbors | RangeNeighbors:
-        """Neighbors of packed codes, always from the whole index, sent and received as Arrow.
+        """Neighbors of packed codes, always from the whole of one version of the index, sent and received as Arrow.
 
         Args:
             codes: uint8 (Q, B/8).
@@ -89,20 +98,28 @@ class SearchClient:
             RequestRejected: wrong width, k or radius.
             ServiceUnavailable: no complete answer after all attempts.
         """
-        check_codes(codes, "codes")
-        if (k is None) == (radius is None):
-            raise ValueError("exactly one of k and radius is needed")
+        batches = code_batches(codes, k, radius, batch_size)
+        answers: dict[int, BatchAnswer] = {}
+        for _ in range(VERSION_ROUNDS):
+            for number in (asked := unasked(len(batches), answers)):
+                answers[number] = self.search_batch(batches[number], k, radius)
+            forget_stale(answers, asked)
+        return joined_answers(self.url, len(batches), answers, k)
+
+    def search_batch(self, codes: Codes, k: int | None, radius: int | None) -> BatchAnswer:
+        """Neighbors of packed codes by one request; the answers to several may come from different versions.
+
+        Raises:
+            RequestRejected, ServiceUnavailable: as `search_codes`.
+        """
         path = f"/search?{urlencode({'k': k} if k is not None else {'radius': radius})}"
-        answers = []
-        for start in range(0, len(codes), batch_size):
-            body = code_stream(packed_array(codes[start : start + batch_size]))
-            raw = self._request(path, body, {"Content-Type": ARROW_TYPE, "Accept": ARROW_TYPE})
-            try:
-                answers.append(read_answer(raw)[0])
-            except ValueError as error:
-                raise ServiceUnavailable(f"{self.url}{path}: {error}") from None
-        joined = _joined(answers)
-        return joined if k is None else _padded(joined, k)
+        body = code_stream(packed_array(codes))
+        raw = self._request(path, body, {"Content-Type": ARROW_TYPE, "Accept": ARROW_TYPE})
+        try:
+            neighbors, coverage = read_answer(raw)
+        except ValueError as error:
+            raise ServiceUnavailable(f"{self.url}{path}: {error}") from None
+        return BatchAnswer(neighbors, coverage.index_version)
 
     def search_image(
         self,
@@ -210,6 +227,45 @@ class SearchClient:
             if attempt < self._retries:
                 time.sleep(wait_s)
         raise ServiceUnavailable(f"{self.url}: {reason} ({self._retries + 1} attempts)")
+
+
+def code_batches(codes: Codes, k: int | None, radius: int | None, batch_size: int) -> list[Codes]:
+    """The codes of each request.
+
+    Raises:
+        ValueError: they are not packed codes, or not exactly one of `k` and `radius` is given.
+    """
+    check_codes(codes, "codes")
+    if (k is None) == (radius is None):
+        raise ValueError("exactly one of k and radius is needed")
+    return [codes[start : start + batch_size] for start in range(0, len(codes), batch_size)]
+
+
+def unasked(num_batches: int, answers: Mapping[int, BatchAnswer]) -> list[int]:
+    """Numbers of the batches that have no answer."""
+    return [number for number in range(num_batches) if number not in answers]
+
+
+def forget_stale(answers: dict[int, BatchAnswer], asked: Sequence[int]) -> None:
+    """Drops answers of another version than the last of those just asked for: the service changed over meanwhile."""
+    if asked:
+        latest = answers[asked[-1]].index_version
+        for number in [number for number, answer in answers.items() if answer.index_version != latest]:
+            del answers[number]
+
+
+def joined_answers(
+    url: str, num_batches: int, answers: Mapping[int, BatchAnswer], k: int | None
+) -> Neighbors | RangeNeighbors:
+    """All answers as one, padded where `k` was asked for.
+
+    Raises:
+        ServiceUnavailable: some are missing, for none of their version was to be had.
+    """
+    if unasked(num_batches, answers):
+        raise ServiceUnavailable(f"{url}: the index changes all the time: no answers from one version")
+    joined = _joined([answers[number].neighbors for number in range(num_batches)])
+    return joined if k is None else _padded(joined, k)
 
 
 def read_token(token_file: str) -> str:

@@ -1,5 +1,6 @@
 """The client against a scripted server: bounded attempts, typed errors, no endless wait, no leaked token."""
 
+import asyncio
 import json
 import socket
 import threading
@@ -13,6 +14,7 @@ import pytest
 from cibhash.errors import BadImage, ConfigError, NotFound
 from cibhash.types import RangeNeighbors
 from cluster import client as client_module
+from cluster.async_client import AsyncSearchClient
 from cluster.client import RequestRejected, SearchClient, ServiceUnavailable, read_token
 from cluster.service.arrow_answer import write_answer
 from cluster.service.schema import Coverage
@@ -213,3 +215,53 @@ def test_token_file(tmp_path: Path) -> None:
     for name, words in ((str(file), "holds no token"), (str(tmp_path / "none"), "No such file")):
         with pytest.raises(ConfigError, match=words):
             read_token(name)
+
+
+def batch_of(version: str, row_id: int) -> Step:
+    """An answer to one query."""
+    found = RangeNeighbors(np.array([0, 1]), np.array([row_id]), np.array([3], np.int32))
+    return reply(200, write_answer(found, COVERAGE.model_copy(update={"index_version": version})))
+
+
+def test_batches_answered_from_an_older_version_are_asked_again(script: Script) -> None:
+    script.steps = [batch_of("v000001", 7), batch_of("v000002", 8), batch_of("v000002", 9)]
+    found = SearchClient(script.url).search_codes(np.zeros((2, 1), np.uint8), k=1, batch_size=1)
+    assert found.ids.tolist() == [[9], [8]]
+    assert len(script.requests) == 3
+
+
+def test_an_index_that_never_rests_is_told(script: Script) -> None:
+    script.steps = [batch_of(f"v{number:06d}", number) for number in range(20)]
+    with pytest.raises(ServiceUnavailable, match="no answers from one version"):
+        SearchClient(script.url).search_codes(np.zeros((2, 1), np.uint8), k=1, batch_size=1)
+
+
+def test_asynchronous_calls_run_side_by_side_and_in_one_version(script: Script) -> None:
+    """Two that meet at a barrier, so that neither can be answered before the other is asked."""
+    meeting, order = threading.Barrier(2, timeout=20), iter(["v000001", "v000002", "v000002", "v000002"])
+
+    def step(handler: BaseHTTPRequestHandler) -> None:
+        if len(script.requests) <= 2:
+            meeting.wait()
+        batch_of(next(order), 5)(handler)
+
+    script.steps = [step]
+
+    async def ask() -> list[list[int]]:
+        async with AsyncSearchClient(script.url) as client:
+            found = await client.search_codes(np.zeros((2, 1), np.uint8), k=1, batch_size=1)
+        return found.ids.tolist()
+
+    assert asyncio.run(ask()) == [[5], [5]]
+    assert len(script.requests) in (3, 4), "whichever of the two met the new version"
+
+
+def test_asynchronous_failures_are_typed(script: Script) -> None:
+    script.steps = [refuse(404, "key 'a': not in the index")]
+
+    async def ask() -> None:
+        async with AsyncSearchClient(script.url) as client:
+            await client.search_keys(["a"], k=1)
+
+    with pytest.raises(NotFound, match="not in the index"):
+        asyncio.run(ask())

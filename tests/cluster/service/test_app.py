@@ -25,6 +25,7 @@ from cibhash.encoder import encode, new_encoder, save_encoder
 from cibhash.errors import BadImage, ConfigError, ManifestMismatch, NotFound
 from cibhash.images import decode_image
 from cibhash.views import eval_view
+from cluster.async_client import AsyncSearchClient
 from cluster.client import RequestRejected, SearchClient, ServiceUnavailable
 from cluster.code_tables import packed_array
 from cluster.config import SearchConfig, ServeConfig
@@ -176,6 +177,21 @@ def test_candidates_are_ordered_by_asymmetric_distance(
 def test_reranking_that_cannot_be_is_refused(service: str, path: str, body: object, message: str) -> None:
     status, error = error_of(ask(service, "POST", path, body))
     assert (status, error.startswith(message)) == (422, True), error
+
+
+@ray_mark
+def test_the_asynchronous_client_finds_the_same(service: str, corpus: Corpus) -> None:
+    async def ask_all() -> tuple[Any, Any, Any]:
+        async with AsyncSearchClient(service, TOKEN) as client:
+            codes = client.search_codes(corpus.codes, k=9, batch_size=7)
+            ids = client.search_ids(corpus.ids[:3], k=4)
+            image = client.search_image(corpus.samples[20].image, k=5)
+            return await asyncio.gather(codes, ids, image)
+
+    codes, ids, image = asyncio.run(ask_all())
+    np.testing.assert_array_equal(codes.ids, corpus.nearest(corpus.codes, 9).ids)
+    assert pairs(ids) == expected(corpus, [0, 1, 2], 4)
+    assert pairs(image) == expected(corpus, [20], 5)
 
 
 @ray_mark
