@@ -22,7 +22,7 @@ from cluster.manifests import IndexManifest
 from cluster.runtime import root_cause
 from cluster.search import search
 from tests import oracles
-from tests.changing_tables import BITS, POOL, ChangingTable
+from tests.changing_tables import BITS, POOL, ChangingTable, Image
 from tests.tables import make_code_table
 
 QUERIES: Codes = np.concatenate([POOL[:4], np.array([[0, 0], [255, 15]], np.uint8)])
@@ -36,7 +36,8 @@ def make(folder: Path, sizes: Sequence[int] = (6, 5, 7), first_id: int = 0) -> C
 
 
 def job(output: Path | str, **fields: object) -> IndexResult:
-    return build_index(IndexConfig.model_validate({"output": str(output), **fields}))
+    places = {name: str(value) for name, value in fields.items() if name == "codes"}
+    return build_index(IndexConfig.model_validate({"output": str(output), **fields, **places}))
 
 
 def refusal(output: Path | str, **fields: object) -> BaseException:
@@ -125,7 +126,7 @@ CHANGES = [
 
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_local")
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", range(6))
 def test_any_history_answers_as_an_index_built_anew(tmp_path: Path, seed: int) -> None:
     """Every change of the dataset once in random order and some twice, followed at once, late, or after compacting."""
     rng = np.random.default_rng(seed)
@@ -235,6 +236,21 @@ def test_what_an_append_makes_and_what_it_leaves(tmp_path: Path) -> None:
     table.shards = [table.new_images(4)]
     table.publish()
     assert (job(index, append=True).shards, open_index(str(index)).manifest.count) == (1, 4)
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_local")
+def test_a_key_of_several_rows_is_the_smallest_id_wherever_its_shard_is_listed(tmp_path: Path) -> None:
+    table, index = make(tmp_path / "codes", (3, 3)), tmp_path / "index"
+    table.shards[1][1] = Image("twice", 1)
+    table.publish()
+    job(index, codes=table.folder)
+    table.shards[0] = [Image("a", 2), Image("b", 3), Image("twice", 4)]
+    table.publish()
+    job(index, append=True)
+    assert [entry.min_id for entry in open_index(str(index)).manifest.shards] == [3, 0]
+    (found,) = search(SearchConfig(query=("key:twice",), index=str(index), k=1)).queries
+    assert [(near.id, near.distance, near.key) for near in found.neighbors] == [(2, 0, "twice")]
 
 
 @pytest.mark.ray
