@@ -130,7 +130,7 @@ CHANGES = [
 def test_any_history_answers_as_an_index_built_anew(tmp_path: Path, seed: int) -> None:
     """Every change of the dataset once in random order and some twice, followed at once, late, or after compacting."""
     rng = np.random.default_rng(seed)
-    table, index = make(tmp_path / "codes"), tmp_path / "index"
+    table, index = make(tmp_path / "codes", (4,) * 9), tmp_path / "index"
     codes = str(table.folder)
     job(index, codes=codes, shards=2)
     changes = [CHANGES[place] for place in rng.permutation(len(CHANGES))] + [ChangingTable.grow, ChangingTable.recode]
@@ -236,6 +236,27 @@ def test_what_an_append_makes_and_what_it_leaves(tmp_path: Path) -> None:
     table.shards = [table.new_images(4)]
     table.publish()
     assert (job(index, append=True).shards, open_index(str(index)).manifest.count) == (1, 4)
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_local")
+def test_shards_hide_more_from_version_to_version(tmp_path: Path) -> None:
+    table, index = make(tmp_path / "codes", (4,) * 6), tmp_path / "index"
+    job(index, codes=table.folder, shards=2)
+    for number, expected in [
+        (0, [("", 4)]),
+        (2, [("", 8)]),
+        (4, [("v000003", 8), ("", 4)]),
+        (0, [("v000003", 8), ("v000004", 4)]),
+    ]:
+        table.shards[number] = table.new_images(4)
+        table.publish()
+        result = job(index, append=True)
+        assert (result.rows_added, result.rows_hidden) == (4, 4)
+        hidden = [entry.hidden for entry in open_index(str(index)).manifest.shards]
+        assert [(ids.version, ids.count) for ids in hidden if ids is not None] == expected
+        job(tmp_path / "fresh", codes=table.folder)
+        check_like_fresh(index, tmp_path / "fresh", [table])
 
 
 @pytest.mark.ray
