@@ -11,6 +11,8 @@ A version lists unchanged parts of the one before. Files are written first, then
 is moved (`cluster.versions`), then the copy replaced.
 """
 
+import contextlib
+
 from cibhash.errors import AlreadyExists, ConfigError, ManifestMismatch, NotFound
 from cluster import storage
 from cluster.manifests import CodeManifest, create_manifest, load_manifest
@@ -38,6 +40,25 @@ def open_codes(uri: str, version: str = "") -> CodeManifest:
     if manifest.version != name:
         raise ManifestMismatch(f"{uri}: the manifest in {name} is of version {manifest.version}")
     return manifest
+
+
+def find_codes(uri: str, digest: str, version: str = "") -> CodeManifest:
+    """The version of the code table at `uri` with this digest: the one of that name, else the oldest.
+
+    Versions may share a digest: they differ in where their dataset lies.
+
+    Raises:
+        NotFound: no version has it, up to the current one.
+        DataError: a manifest is broken.
+    """
+    last = int((current_version(uri) or "v0")[1:])
+    numbered = [f"v{number:06d}" for number in range(1, last + 1)]
+    for name in [version, *numbered] if version else numbered or [""]:
+        with contextlib.suppress(NotFound):
+            found = open_codes(uri, name)
+            if found.digest == digest:
+                return found
+    raise NotFound(f"{uri}: no version of this code table has digest {digest[:16]}...")
 
 
 def publish_codes(uri: str, manifest: CodeManifest, before: bytes | None) -> CodeManifest:

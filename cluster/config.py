@@ -18,6 +18,7 @@ from pydantic import (
 )
 
 from cluster.evaluation.methods import OUR_NAME, check_names
+from cluster.sizes import parse_size
 
 
 def _split_list(value: object) -> object:
@@ -107,16 +108,55 @@ class EncodeConfig(JobConfig):
 
 
 class IndexConfig(JobConfig):
-    """Build a new version of an index from code tables and switch OUTPUT/CURRENT to it."""
+    """Build a new version of an index from code tables and switch OUTPUT/CURRENT to it.
 
-    codes: str
-    """A code table directory; several: separated by commas (their ids must not overlap)."""
+    With --append the new version follows the code tables as they are now: it lists the shards of the version before,
+    hides the rows that are gone and adds small shards for new ones. With --compact the same rows go into fresh shards.
+    Answers are those of an index built anew, and older versions stay as they are.
+    """
+
+    codes: str = ""
+    """A code table directory; several: separated by commas (their ids must not overlap). With --append: tables to add
+    to those that the index has."""
     output: str
     """The index directory."""
     kind: Literal["flat"] = "flat"
     """`flat`: exact search."""
-    shards: PositiveInt = 1
-    """Index shards, contiguous ranges of ids."""
+    append: bool = False
+    """Follow the current version's code tables: only parts that are new or gone are read."""
+    compact: bool = False
+    """Write the current version's rows, from the same versions of its code tables, into fresh shards. Worth it once
+    appending has left many small shards or many hidden rows."""
+    shards: PositiveInt | None = None
+    """Index shards, contiguous ranges of ids. Default: 1; with --compact as many as shards of the largest's size need;
+    with --append new shards are no larger than the largest."""
+    bytes_per_shard: str = ""
+    """Instead: the most memory that codes and ids of a shard may take, as in 256MB or 1GiB. With --append: of a new
+    shard."""
+
+    @property
+    def shard_bytes(self) -> int:
+        """Bytes of codes and ids in a shard, at most; 0 where they are not limited."""
+        return parse_size(self.bytes_per_shard) if self.bytes_per_shard else 0
+
+    @model_validator(mode="after")
+    def _check(self) -> "IndexConfig":
+        if self.append and self.compact:
+            raise ValueError("append and compact exclude each other")
+        if self.compact and self.codes:
+            raise ValueError("codes: --compact keeps the code tables that the index has; --append adds one")
+        if not (self.codes or self.append or self.compact):
+            raise ValueError("codes: a code table is needed (unless --append or --compact)")
+        if self.append and self.shards is not None:
+            raise ValueError("shards: not with --append, which keeps the shards that are there")
+        if self.bytes_per_shard:
+            if self.shards is not None:
+                raise ValueError("shards and bytes_per_shard exclude each other")
+            try:
+                parse_size(self.bytes_per_shard)
+            except ValueError as error:
+                raise ValueError(f"bytes_per_shard {error}") from None
+        return self
 
 
 class ServeConfig(JobConfig):

@@ -8,7 +8,7 @@ import hashlib
 import json
 from typing import ClassVar, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cibhash.errors import DataError, ManifestMismatch, NotFound
 from cibhash.types import TarShard
@@ -128,8 +128,23 @@ class CodeManifest(Manifest):
         return _digest([self.encoder_digest, self.dataset_digest, parts, *gone])
 
 
+def _is_default(value: object) -> bool:
+    return not value
+
+
+class HiddenIds(ListedFile):
+    """The rows of an index shard that are in its files but not in the index: tensor `ids` int64, ascending."""
+
+    count: int
+    version: str = Field(default="", exclude_if=_is_default)
+    """Version whose folder holds the file; empty: the manifest's own."""
+
+
 class IndexShardEntry(BaseModel):
-    """One index shard: codes and ids in one safetensors file, and the rows they stand for as Arrow."""
+    """One index shard: codes and ids in one safetensors file, and the rows they stand for as Arrow.
+
+    A later version of an index lists the files of an earlier one, and beside them the ids to hide.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     codes: ListedFile
@@ -137,16 +152,27 @@ class IndexShardEntry(BaseModel):
     rows: ListedFile
     """Arrow IPC file: id, key, labels, shard (absolute URI), offset, size."""
     count: int
+    """Rows that are not hidden; `min_id` and `max_id` are theirs."""
     min_id: int
     max_id: int
+    version: str = Field(default="", exclude_if=_is_default)
+    """Version whose folder holds `codes` and `rows`; empty: the manifest's own."""
+    hidden: HiddenIds | None = Field(default=None, exclude_if=_is_default)
+
+    @property
+    def stored(self) -> int:
+        """Rows in the files, hidden ones too."""
+        return self.count + (self.hidden.count if self.hidden else 0)
 
 
 class CodeTableRef(BaseModel):
-    """The code table that an index was built from."""
+    """The version of a code table that an index was built from."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     uri: str
     digest: str
+    version: str = Field(default="", exclude_if=_is_default)
+    """Its name; empty where the table had no versions, or the index is of the time before they were recorded."""
 
 
 class IndexManifest(Manifest):

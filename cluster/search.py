@@ -211,8 +211,11 @@ def _code(query: _Query, bits: int, shards: Sequence[ShardIndex]) -> Codes:
         except RequestRefused as error:
             raise ConfigError(f"{query.text}: {str(error).partition(': ')[2]}") from None
         return code
+    if query.kind == "id":
+        row_id = int(query.value)
+    else:  # a key of several shards: the smallest id, as of one
+        row_id = min((i for shard in shards for i in shard.ids_by_key([query.value]).values()), default=-1)
     for shard in shards:
-        row_id = int(query.value) if query.kind == "id" else shard.ids_by_key([query.value]).get(query.value, -1)
         found = shard.codes_by_id([row_id]).get(row_id)
         if found is not None:
             return np.frombuffer(found, np.uint8)

@@ -42,6 +42,11 @@ def next_version(uri: str, manifest_name: str) -> str:
     return f"v{number:06d}"
 
 
+def beside(base_uri: str, version: str) -> str:
+    """The folder of another version of what has one at `base_uri`; `base_uri` itself for ""."""
+    return storage.join(base_uri.rstrip("/").rpartition("/")[0], version) if version else base_uri
+
+
 def read_current(uri: str) -> bytes | None:
     """The content of CURRENT, which `move_current` expects back; None where there is none."""
     try:

@@ -1,4 +1,4 @@
-"""`cibhash index`: builds a new version of an index."""
+"""`cibhash index`: builds a new version of an index, or one that follows from the current version."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -7,7 +7,7 @@ from cluster.config import IndexConfig
 from jobs.runner import run_job
 
 if TYPE_CHECKING:
-    from cluster.index.build import IndexResult
+    from cluster.index.index_result import IndexResult
 
 
 def run(config: IndexConfig) -> "IndexResult":

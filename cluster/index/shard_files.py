@@ -1,6 +1,7 @@
 """The two files of an index shard, written and read: codes with ids as safetensors, the rows as Arrow IPC.
 
-Knows nothing of search. Nothing parses a file before its size and SHA-256 were found to be those of the manifest. File
+Knows nothing of search. What a version hides of a shard is left out here, so that nothing else has to know of it (see
+`hidden_ids`). Nothing parses a file before its size and SHA-256 were found to be those of the manifest. File
 names carry the content's digest, so a file is never replaced by a different one.
 """
 
@@ -10,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
@@ -18,7 +20,9 @@ from cibhash.errors import DataError, ManifestMismatch, NotFound
 from cibhash.types import Codes, Ids
 from cluster import storage
 from cluster.code_tables import codes_of, ids_of
+from cluster.index.hidden_ids import ascending, read_hidden
 from cluster.manifests import IndexShardEntry, ListedFile, check_digest
+from cluster.versions import beside
 
 ROW_SCHEMA = pa.schema(
     [
@@ -31,6 +35,8 @@ ROW_SCHEMA = pa.schema(
     ]
 )
 _ROWS_PER_BATCH = 2**16
+_LEAST_RUN = 64
+"""Visible rows between hidden ones, on average, from which on a batch is cut into slices instead of copied."""
 
 
 def write_shard_files(base_uri: str, number: int, table: pa.Table, bits: int) -> IndexShardEntry:
@@ -49,7 +55,7 @@ def write_shard_files(base_uri: str, number: int, table: pa.Table, bits: int) ->
         ValueError: the ids do not ascend or one is negative.
     """
     ids, codes = ids_of(table), codes_of(table, bits)
-    if not _ascending(ids):
+    if not ascending(ids):
         raise ValueError(f"ids of index shard {number} are not ascending, unique and at least 0")
     with tempfile.TemporaryDirectory(prefix="cibhash-index-") as folder:
         codes_path, rows_path = Path(folder, "codes.safetensors"), Path(folder, "rows.arrow")
@@ -68,25 +74,55 @@ def write_shard_files(base_uri: str, number: int, table: pa.Table, bits: int) ->
 
 
 def read_shard_files(base_uri: str, entry: IndexShardEntry, bits: int) -> tuple[Codes, Ids, list[pa.RecordBatch]]:
-    """Reads a shard after both files were verified; those of a remote shard pass through a temporary folder.
+    """Reads a shard after all its files were verified; those of a remote shard pass through a temporary folder.
 
     Args:
-        base_uri: Directory of the index version.
+        base_uri: Directory of the index version; those of other versions lie beside it.
         entry: What the version's manifest says of the shard.
         bits: Code length of the index.
 
     Returns:
-        Packed codes uint8 (N, B/8); ids int64 (N,), ascending and unique; memory-mapped batches of `ROW_SCHEMA`, in the
-        order of the ids.
+        Of the rows that are not hidden: packed codes uint8 (N, B/8); ids int64 (N,), ascending and unique; batches of
+        `ROW_SCHEMA`, in the order of the ids, memory-mapped unless hidden rows are strewn among them.
 
     Raises:
         ManifestMismatch: a file differs from its digest, or its content from what the manifest says.
         DataError: a file cannot be read although its digest is right.
     """
-    with _verified_file(base_uri, entry.codes) as path:
-        codes, ids = _read_codes(path, storage.join(base_uri, entry.codes.path), entry, bits)
-    with _verified_file(base_uri, entry.rows) as path:
-        return codes, ids, _read_rows(path, storage.join(base_uri, entry.rows.path), ids)
+    folder = beside(base_uri, entry.version)
+    codes, ids, hidden = _read_stored(base_uri, entry, bits)
+    with _verified_file(folder, entry.rows) as path:
+        rows = _read_rows(path, storage.join(folder, entry.rows.path), ids)
+    if not len(hidden):
+        return codes, ids, rows
+    visible = np.ones(len(ids), np.bool_)
+    visible[hidden] = False
+    return codes[visible], ids[visible], _visible_rows(rows, visible)
+
+
+def read_shard_ids(base_uri: str, entry: IndexShardEntry, bits: int) -> tuple[Ids, Ids]:
+    """The ids of a shard that are visible, and those that are hidden, both ascending; rows are not read.
+
+    Raises:
+        ManifestMismatch, DataError: as `read_shard_files`.
+    """
+    _, ids, hidden = _read_stored(base_uri, entry, bits)
+    return np.delete(ids, hidden), ids[hidden]
+
+
+def _read_stored(base_uri: str, entry: IndexShardEntry, bits: int) -> tuple[Codes, Ids, Ids]:
+    """All codes and ids in the files, and the positions that are hidden; the three agree with the manifest."""
+    folder = beside(base_uri, entry.version)
+    location = storage.join(folder, entry.codes.path)
+    with _verified_file(folder, entry.codes) as path:
+        codes, ids = _read_codes(path, location, entry, bits)
+    hidden = np.searchsorted(ids, read_hidden(base_uri, entry.hidden, ids)) if entry.hidden else np.empty(0, np.int64)
+    visible = np.delete(ids, hidden) if len(hidden) else ids
+    if len(visible) and (visible[0], visible[-1]) != (entry.min_id, entry.max_id):
+        raise ManifestMismatch(
+            f"{location}: ids {visible[0]} to {visible[-1]}, its manifest says {entry.min_id} to {entry.max_id}"
+        )
+    return codes, ids, hidden
 
 
 def _put_named(base_uri: str, number: int, path: Path) -> ListedFile:
@@ -125,14 +161,10 @@ def _read_codes(path: Path, location: str, entry: IndexShardEntry, bits: int) ->
         )
     if 8 * codes.shape[1] != bits:
         raise ManifestMismatch(f"{location}: codes of {8 * codes.shape[1]} bits, its manifest says {bits}")
-    if not len(codes) == len(ids) == entry.count:
-        raise ManifestMismatch(f"{location}: {len(codes)} codes and {len(ids)} ids, its manifest says {entry.count}")
-    if not _ascending(ids):
+    if not len(codes) == len(ids) == entry.stored:
+        raise ManifestMismatch(f"{location}: {len(codes)} codes and {len(ids)} ids, its manifest says {entry.stored}")
+    if not ascending(ids):
         raise DataError(f"{location}: ids are not ascending, unique and at least 0")
-    if len(ids) and (ids[0], ids[-1]) != (entry.min_id, entry.max_id):
-        raise ManifestMismatch(
-            f"{location}: ids {ids[0]} to {ids[-1]}, its manifest says {entry.min_id} to {entry.max_id}"
-        )
     return codes, ids
 
 
@@ -153,5 +185,15 @@ def _read_rows(path: Path, location: str, ids: Ids) -> list[pa.RecordBatch]:
     return batches
 
 
-def _ascending(ids: Ids) -> bool:
-    return bool(np.all(ids[1:] > ids[:-1])) and (not len(ids) or int(ids[0]) >= 0)
+def _visible_rows(batches: list[pa.RecordBatch], visible: npt.NDArray[np.bool_]) -> list[pa.RecordBatch]:
+    """The visible rows: slices of the mapped batches, so nothing is copied but what would be in too many pieces."""
+    kept, start = [], 0
+    for batch in batches:
+        mask = visible[start : start + batch.num_rows]
+        start += batch.num_rows
+        turns = np.flatnonzero(np.diff(mask, prepend=False, append=False))
+        if np.count_nonzero(mask) < _LEAST_RUN * (len(turns) // 2):
+            kept.append(batch.filter(pa.array(mask)))
+        else:
+            kept += [batch.slice(first, end - first) for first, end in turns.reshape(-1, 2).tolist()]
+    return kept

@@ -5,9 +5,11 @@ Knows nothing of codes and search. Layout, movable as a whole since all paths in
     INDEX/CURRENT                          one line, the name of the version that readers open
     INDEX/v000001/index.json               manifest of an immutable version, written create-only
     INDEX/v000001/data/shard-00000-<digest>.safetensors, .arrow
+    INDEX/v000002/data/hidden-00000-<digest>.safetensors
 
-A publisher writes data first (file names carry the content's digest, so racing publishers never overwrite each other's
-files), then the manifest, then moves CURRENT (`cluster.versions`).
+A version may list shards of earlier ones, with the ids that it hides in them. A publisher writes data first (file names
+carry the content's digest, so racing publishers never overwrite each other's files), then the manifest, then moves
+CURRENT (`cluster.versions`).
 """
 
 import hashlib
@@ -60,8 +62,24 @@ def open_index(uri: str, version: str = "") -> OpenIndex:
     return OpenIndex(uri, base_uri, manifest)
 
 
-def publish(uri: str, manifest: IndexManifest) -> OpenIndex:
+def open_current(uri: str) -> tuple[OpenIndex, bytes | None]:
+    """The current version, and the content of CURRENT, for a publisher that follows it.
+
+    Raises:
+        NotFound, DataError: as `open_index`.
+    """
+    pointer = read_current(uri)
+    return open_index(uri, name_in(uri, pointer)), pointer
+
+
+def publish(uri: str, manifest: IndexManifest, pointer: bytes | None = None) -> OpenIndex:
     """Commits the version `manifest.version`, whose data files are written, and makes it the current one.
+
+    Args:
+        uri: The index.
+        manifest: Of the version.
+        pointer: Content of CURRENT when the work was planned, for a version that follows from the current one: nobody
+            may have moved it since. None: the version stands for itself, whatever is current now.
 
     Raises:
         AlreadyExists: another publisher took the version name, or moved CURRENT meanwhile. In the first case this
@@ -71,6 +89,10 @@ def publish(uri: str, manifest: IndexManifest) -> OpenIndex:
     if not is_version_name(name):
         raise ValueError(f"{name!r} is not an index version: expected a name like v000001")
     base_uri, before = storage.join(uri, name), read_current(uri)
+    if pointer is not None and before != pointer:
+        raise AlreadyExists(
+            f"{uri}: another publisher made version {name_in(uri, before)} current meanwhile: run again to follow it"
+        )
     try:
         create_manifest(base_uri, manifest)
     except AlreadyExists:

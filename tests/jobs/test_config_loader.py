@@ -50,6 +50,12 @@ def recipe(tmp_path: Path, text: str) -> str:
         (TrainConfig, "--dataset d --output o --bits 16 32", {"dataset": "d", "output": "o", "bits": (16, 32)}),
         (EncodeConfig, "--encoder e --dataset d --output o", {"encoder": "e", "dataset": "d", "output": "o"}),
         (IndexConfig, "--codes c --output o --kind flat --shards 3", {"codes": "c", "output": "o", "shards": 3}),
+        (IndexConfig, "--output o --append", {"output": "o", "append": True}),
+        (
+            IndexConfig,
+            "--output o --compact --bytes-per-shard 1GiB",
+            {"output": "o", "compact": True, "bytes_per_shard": "1GiB"},
+        ),
         (ServeConfig, "--index i --encoder e --port 81", {"index": "i", "encoder": "e", "port": 81}),
         (SearchConfig, "a.jpg key:b --index i --k 5", {"query": ("a.jpg", "key:b"), "index": "i", "k": 5}),
         (SearchConfig, "code:00ff --url u --radius 0", {"query": ("code:00ff",), "url": "u", "radius": 0}),

@@ -1,0 +1,59 @@
+"""Writes new index shards, one Ray task each.
+
+Knows nothing of versions and manifests. A shard's files depend on its rows alone, so a task may run twice, and an index
+does not depend on tables, parts or tasks.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+import ray
+
+from cibhash.errors import DataError
+from cluster.code_tables import code_schema, ids_of
+from cluster.in_flight import completed, default_limit, named_call
+from cluster.index.hidden_ids import some
+from cluster.index.shard_files import write_shard_files
+from cluster.index.shard_plans import ShardPlan
+from cluster.index.sources import read_rows
+from cluster.manifests import IndexShardEntry
+from cluster.telemetry import progress
+
+
+def write_shards(base_uri: str, plans: Sequence[ShardPlan], bits: int) -> list[IndexShardEntry]:
+    """Writes the planned shards below the version's directory; returns the manifest's entries in the same order.
+
+    Raises:
+        DataError: an id occurs twice, or the rows are not as many as planned.
+        ManifestMismatch: a part is not what its manifest says.
+    """
+    task = ray.remote(_write_shard)
+    calls = ((plan.number, named_call(task, f"index-shard-{plan.number:05d}", base_uri, plan, bits)) for plan in plans)
+    entries: dict[int, IndexShardEntry] = {}
+    with progress("index", sum(plan.count for plan in plans), "rows") as line:
+        for number, entry in completed(calls, default_limit()):
+            entries[number] = entry
+            line.advance(entry.count)
+    return [entries[plan.number] for plan in plans]
+
+
+def _write_shard(base_uri: str, plan: ShardPlan, bits: int) -> IndexShardEntry:
+    """Runs as a Ray task: reads the rows of one shard, checks and orders them, writes its files."""
+    pieces = [read_rows(source, plan.first_id, plan.end_id) for source in plan.sources]
+    table = pa.concat_tables([code_schema(bits).empty_table(), *pieces])
+    ids = ids_of(table)
+    order = np.argsort(ids, kind="stable")
+    ids = ids[order]
+    repeated = np.unique(ids[1:][ids[1:] == ids[:-1]])
+    if len(repeated):
+        tables = ", ".join(sorted({source.table_uri for source in plan.sources}))
+        raise DataError(f"{len(repeated)} ids occur more than once ({some(repeated)}) in {tables}")
+    if len(ids) != plan.count:
+        raise DataError(
+            f"index shard {plan.number}: {len(ids)} rows with ids {plan.first_id} to {plan.end_id - 1}, "
+            f"the manifests of its code tables say {plan.count}"
+        )
+    if not np.array_equal(order, np.arange(len(order))):
+        table = table.take(pa.array(order))
+    return write_shard_files(base_uri, plan.number, table, bits)
