@@ -111,6 +111,6 @@ class LoadedVersions:
             log(f"cannot load version {version}: {error}", slot=self._slot)
 
 
-def _content(entry: IndexShardEntry) -> str:
+def _content(entry: IndexShardEntry) -> tuple[str, ...]:
     """What two entries have in common that stand for the same codes, ids and rows."""
-    return entry.model_dump_json(exclude={"codes": {"path"}, "rows": {"path"}})
+    return (entry.codes.sha256, entry.rows.sha256, entry.hidden.sha256 if entry.hidden else "")
