@@ -13,7 +13,7 @@
 #define MAX_BITS (8 * MAX_WIDTH)
 #define BLOCK_BYTES 32768
 #define MAX_BLOCK (BLOCK_BYTES / 4) /* codes; fewer than a 16-bit counter holds */
-#define MAX_GROUP 128               /* codes that a kernel takes at once; blocks are padded to a multiple */
+#define MAX_GROUP 256               /* codes that a kernel takes at once; blocks are padded to a multiple */
 #define MAX_KEYS (MAX_BLOCK + 16)   /* a vector is written whole, however few of its keys count */
 #define BUDGET 67108864             /* bytes that the buffers of one call take, beside its answer, about */
 
@@ -42,14 +42,16 @@ struct blocks {
     void *scratch;
 };
 
+/* How many are within a limit, which decides what is the fastest way to find them. */
+enum { FEW, SOME, MANY };
+
 /* What a level does with the `count` codes of a block. */
 struct kernels {
     /* Their distances to a query. Writes up to a multiple of MAX_GROUP. */
     void (*distances)(const struct block *block, const uint64_t *query, uint16_t *distances);
-    /* Keys of those within the limit, by position. Returns how many. May write 15 further keys. */
-    size_t (*within)(const struct block *block, const uint64_t *query, uint32_t limit, uint64_t *keys);
-    /* The same, faster where there are many. */
-    size_t (*many_within)(const struct block *block, const uint64_t *query, uint32_t limit, uint64_t *keys);
+    /* Keys of those within the limit, by position; one each for FEW, SOME and MANY of them. Returns how many. May write
+     * 15 further keys. */
+    size_t (*within[3])(const struct block *block, const uint64_t *query, uint32_t limit, uint64_t *keys);
     /* Adds `shift` to the values of those whose label, or any bit of whose mask, is the query's. */
     void (*shift_equal)(uint16_t *values, size_t count, const int64_t *labels, int64_t label, uint16_t shift);
     void (*shift_sharing)(uint16_t *values, size_t count, const int64_t *masks, size_t stride, const int64_t *mask,
@@ -80,6 +82,9 @@ void free_blocks(struct blocks *blocks);
 
 /* The block that begins at a position, shorter near the beginning: what is found there narrows what follows. */
 struct block block_at(const struct blocks *blocks, size_t first);
+
+/* Asks for one of some parts of the block that begins there, while others are compared with this one. */
+void fetch_ahead(const struct blocks *blocks, size_t first, size_t part, size_t parts);
 
 /* A query as words, of which those beyond its width are zero. */
 void query_words(struct codes queries, size_t number, uint64_t words[MAX_WORDS]);

@@ -103,7 +103,10 @@ TARGET static void shift_sharing(uint16_t *values, size_t count, const int64_t *
     add_sharing(values, count, masks, stride, mask, mask_stride, mask_words, shift);
 }
 
-#define CHOICE(name) {distances_##name, within_##name, many_within_##name, shift_equal, shift_sharing}
+#define CHOICE(name) \
+    { \
+        distances_##name, {within_##name, within_##name, many_within_##name}, shift_equal, shift_sharing \
+    }
 
 struct kernels hamming_avx2(size_t words)
 {

@@ -62,31 +62,44 @@ TARGET INLINE size_t write_within(
     return write_keys(distances, mask, block->first + number, keys);
 }
 
-/* First finds the groups of `fold` vectors whose least distance is within the limit, without branches, then looks into
- * those. Lanes hold small numbers, so that their lower halves tell which is less. */
-TARGET INLINE size_t within(
-    const struct block *block, const uint64_t *query, uint32_t limit, uint64_t *keys, size_t words, size_t fold)
+/* Whether any of a vector's distances is within the limit. Distances are small: lower halves of lanes tell all. */
+TARGET INLINE size_t any_within(__m512i distances, __m512i limit, size_t words)
 {
+    if (words == NARROW)
+        return _mm512_cmple_epu32_mask(distances, limit) != 0;
+    return _mm512_cmple_epu64_mask(distances, limit) != 0;
+}
+
+/* Finds the groups of `fold` vectors whose least distance is within the limit, then their vectors that have such, then
+ * the codes: without branches, as what is found is of no pattern that a CPU could learn. */
+TARGET INLINE size_t within(
+    const struct block *given, const uint64_t *query, uint32_t limit, uint64_t *keys, size_t words, size_t fold)
+{
+    const struct block copy = *given, *block = &copy; /* which no write can change */
     const size_t lanes = words == NARROW ? 16 : 8;
-    __m512i vectors[MAX_WORDS];
-    __m512i bound = words == NARROW ? _mm512_set1_epi32((int32_t)limit) : _mm512_set1_epi64(limit);
-    uint16_t groups[MAX_BLOCK / 8];
-    size_t num_groups = 0, found = 0;
+    __m512i vectors[MAX_WORDS], bound = words == NARROW ? _mm512_set1_epi32((int32_t)limit) : _mm512_set1_epi64(limit);
+    uint16_t groups[MAX_BLOCK / 8], hits[MAX_BLOCK / 8];
+    size_t num_groups = 0, num_hits = 0, found = 0;
     broadcast(query, vectors, words);
     for (size_t at = 0; at < block->count; at += fold * lanes) {
         __m512i least = vector_of(block, at, vectors, words);
-#pragma GCC unroll 8
+#pragma GCC unroll 16
         for (size_t vector = 1; vector < fold; vector++)
             least = _mm512_min_epu32(least, vector_of(block, at + vector * lanes, vectors, words));
         groups[num_groups] = (uint16_t)at;
-        num_groups += words == NARROW ? _mm512_cmple_epu32_mask(least, bound) != 0
-                                      : _mm512_cmple_epu64_mask(least, bound) != 0;
+        num_groups += any_within(least, bound, words);
     }
     for (size_t group = 0; group < num_groups; group++)
+#pragma GCC unroll 4
         for (size_t vector = 0; vector < fold; vector++) {
             size_t at = groups[group] + vector * lanes;
-            found += write_within(block, at, vector_of(block, at, vectors, words), bound, keys + found, words);
+            hits[num_hits] = (uint16_t)at;
+            num_hits += any_within(vector_of(block, at, vectors, words), bound, words);
         }
+    for (size_t hit = 0; hit < num_hits; hit++) {
+        __m512i distances = vector_of(block, hits[hit], vectors, words);
+        found += write_within(block, hits[hit], distances, bound, keys + found, words);
+    }
     return found;
 }
 
@@ -104,21 +117,20 @@ TARGET INLINE void distances_of(const struct block *block, const uint64_t *query
     }
 }
 
+#define WITHIN(name, words, fold) \
+    TARGET static size_t name(const struct block *block, const uint64_t *query, uint32_t limit, uint64_t *keys) \
+    { \
+        return within(block, query, limit, keys, words, fold); \
+    }
+
 #define KERNELS(name, words) \
     TARGET static void distances_##name(const struct block *block, const uint64_t *query, uint16_t *distances) \
     { \
         distances_of(block, query, distances, words); \
     } \
-    TARGET static size_t within_##name( \
-        const struct block *block, const uint64_t *query, uint32_t limit, uint64_t *keys) \
-    { \
-        return within(block, query, limit, keys, words, 8); \
-    } \
-    TARGET static size_t many_within_##name( \
-        const struct block *block, const uint64_t *query, uint32_t limit, uint64_t *keys) \
-    { \
-        return within(block, query, limit, keys, words, 1); \
-    }
+    WITHIN(few_within_##name, words, 16) \
+    WITHIN(some_within_##name, words, 8) \
+    WITHIN(many_within_##name, words, 1)
 
 KERNELS(narrow, NARROW)
 KERNELS(1, 1)
@@ -130,18 +142,48 @@ KERNELS(6, 6)
 KERNELS(7, 7)
 KERNELS(8, 8)
 
-TARGET static void shift_equal(uint16_t *values, size_t count, const int64_t *labels, int64_t label, uint16_t shift)
+#define STEP 32 /* labels that are compared before their values change, those being so many in a vector */
+
+TARGET INLINE void shift(uint16_t *values, uint32_t mask, uint16_t by)
 {
-    add_equal(values, count, labels, label, shift);
+    __m512i before = _mm512_loadu_si512(values);
+    _mm512_storeu_si512(values, _mm512_mask_add_epi16(before, mask, before, _mm512_set1_epi16((int16_t)by)));
+}
+
+TARGET static void shift_equal(uint16_t *values, size_t count, const int64_t *labels, int64_t label, uint16_t by)
+{
+    const __m512i wanted = _mm512_set1_epi64(label);
+    size_t i = 0;
+    for (; i + STEP <= count; i += STEP) {
+        uint32_t mask = 0;
+        for (size_t part = 0; part < STEP; part += 8)
+            mask |= (uint32_t)_mm512_cmpeq_epi64_mask(_mm512_loadu_si512(labels + i + part), wanted) << part;
+        shift(values + i, mask, by);
+    }
+    add_equal(values + i, count - i, labels + i, label, by);
 }
 
 TARGET static void shift_sharing(uint16_t *values, size_t count, const int64_t *masks, size_t stride,
-    const int64_t *mask, size_t mask_stride, size_t mask_words, uint16_t shift)
+    const int64_t *mask, size_t mask_stride, size_t mask_words, uint16_t by)
 {
-    add_sharing(values, count, masks, stride, mask, mask_stride, mask_words, shift);
+    size_t i = 0;
+    for (; i + STEP <= count; i += STEP) {
+        uint32_t sharing = 0;
+        for (size_t word = 0; word < mask_words; word++) {
+            const __m512i wanted = _mm512_set1_epi64(mask[word * mask_stride]);
+            const int64_t *at = masks + word * stride + i;
+            for (size_t part = 0; part < STEP; part += 8)
+                sharing |= (uint32_t)_mm512_test_epi64_mask(_mm512_loadu_si512(at + part), wanted) << part;
+        }
+        shift(values + i, sharing, by);
+    }
+    add_sharing(values + i, count - i, masks + i, stride, mask, mask_stride, mask_words, by);
 }
 
-#define CHOICE(name) {distances_##name, within_##name, many_within_##name, shift_equal, shift_sharing}
+#define CHOICE(name) \
+    { \
+        distances_##name, {few_within_##name, some_within_##name, many_within_##name}, shift_equal, shift_sharing \
+    }
 
 struct kernels hamming_avx512(size_t words)
 {

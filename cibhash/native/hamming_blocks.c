@@ -5,8 +5,10 @@
 #include "hamming.h"
 
 #define FIRST_BLOCK 256
-#define ALIGNMENT 64
-#define FEW_QUERIES 4 /* for fewer it does not pay to copy what only lies unevenly */
+#define LINE 64 /* bytes that the cache takes at once */
+#define FEW_SHARE 1024
+#define SOME_SHARE 64
+#define FEW_QUERIES 4 /* for fewer it pays neither to fetch ahead nor to copy what only lies unevenly */
 
 static size_t lane_bytes(size_t words)
 {
@@ -26,14 +28,14 @@ static size_t padded(size_t count)
 int32_t make_blocks(struct blocks *made, struct codes codes, size_t num_queries)
 {
     size_t words = codes.width <= 4 ? NARROW : (codes.width + 7) / 8, bytes = lane_bytes(words) * num_lanes(words);
-    int even = (uintptr_t)codes.bytes % ALIGNMENT == 0;
+    int even = (uintptr_t)codes.bytes % LINE == 0;
     *made = (struct blocks){
         .codes = codes,
         .words = words,
         .capacity = BLOCK_BYTES / bytes / MAX_GROUP * MAX_GROUP,
         .direct = num_lanes(words) == 1 && codes.width == bytes && (even || num_queries < FEW_QUERIES)
             && (uintptr_t)codes.bytes % bytes == 0,
-        .scratch = aligned_alloc(ALIGNMENT, BLOCK_BYTES),
+        .scratch = aligned_alloc(LINE, BLOCK_BYTES),
     };
     return made->scratch ? 0 : NO_MEMORY;
 }
@@ -100,6 +102,17 @@ struct block block_at(const struct blocks *blocks, size_t first)
     return block;
 }
 
+void fetch_ahead(const struct blocks *blocks, size_t first, size_t part, size_t parts)
+{
+    const struct codes *codes = &blocks->codes;
+    if (first >= codes->count || parts < FEW_QUERIES)
+        return;
+    size_t bytes = smaller(blocks->capacity, codes->count - first) * codes->width;
+    const uint8_t *begin = codes->bytes + first * codes->width;
+    for (size_t at = bytes * part / parts / LINE * LINE; at < bytes * (part + 1) / parts; at += LINE)
+        __builtin_prefetch(begin + at, 0, 2);
+}
+
 void query_words(struct codes queries, size_t number, uint64_t words[MAX_WORDS])
 {
     memset(words, 0, 8 * MAX_WORDS);
@@ -153,7 +166,7 @@ void close_pair(struct pair *pair)
 size_t keys_within(
     const struct pair *pair, const struct block *block, const uint64_t *query, uint32_t limit, size_t *before)
 {
-    int many = *before > block->count / 64;
-    *before = (many ? pair->kernels.many_within : pair->kernels.within)(block, query, limit, pair->keys);
+    int amount = *before > block->count / SOME_SHARE ? MANY : *before > block->count / FEW_SHARE ? SOME : FEW;
+    *before = pair->kernels.within[amount](block, query, limit, pair->keys);
     return *before;
 }

@@ -32,7 +32,10 @@ static void shift_sharing(uint16_t *values, size_t count, const int64_t *masks, 
     add_sharing(values, count, masks, stride, mask, mask_stride, mask_words, shift);
 }
 
-#define CHOICE(name) {distances_##name, within_##name, within_##name, shift_equal, shift_sharing}
+#define CHOICE(name) \
+    { \
+        distances_##name, {within_##name, within_##name, within_##name}, shift_equal, shift_sharing \
+    }
 
 struct kernels hamming_portable(size_t words)
 {

@@ -18,19 +18,19 @@
 #define SAMPLE_SHARE 64       /* codes for each that is in the sample */
 #define MAX_SAMPLE 262144
 #define ALL_SHARE 8           /* of more than this part of the database, all distances are counted */
+#define MAX_KEPT (BUDGET / 64) /* and of more than this, so that the budget has room for one query at least */
 
 struct selection {
     uint64_t query[MAX_WORDS];
-    uint64_t counts[MAX_BITS + 2]; /* by distance, of what entered */
-    size_t number;                 /* of the query */
-    size_t bound, found, before;   /* `found`: at most at the bound; `before`: in the last block */
-    uint64_t *kept;
+    size_t number;               /* of the query */
+    size_t bound, found, before; /* `found`: at most at the bound; `before`: in the last block */
     size_t num_kept;
+    uint64_t *counts, *kept; /* counts of what entered, by distance up to the first bound */
 };
 
-static void start(struct selection *selection, size_t bound)
+static void start(const struct pair *pair, struct selection *selection, size_t bound)
 {
-    memset(selection->counts, 0, sizeof selection->counts);
+    memset(selection->counts, 0, (bits_of(pair) + 2) * sizeof *selection->counts);
     selection->bound = bound;
     selection->found = selection->num_kept = selection->before = 0;
 }
@@ -80,6 +80,7 @@ static void scan(const struct pair *pair, const struct blocks *blocks, struct se
         struct block block = block_at(blocks, first);
         for (size_t i = 0; i < num; i++) {
             struct selection *selection = selections + i;
+            fetch_ahead(blocks, first + block.count, i, num);
             if (selection->bound == 0)
                 continue;
             uint32_t limit = (uint32_t)selection->bound - 1;
@@ -136,12 +137,12 @@ static void start_all(const struct pair *pair, const struct blocks *sample, stru
 {
     size_t in_sample = sample->codes.count, rank = rank_in_sample(k, in_sample, pair->database.codes.count);
     for (size_t i = 0; i < num; i++)
-        start(selections + i, bits_of(pair) + 1);
+        start(pair, selections + i, bits_of(pair) + 1);
     if (rank > in_sample || rank > k)
         return;
     scan(pair, sample, selections, num, rank);
     for (size_t i = 0; i < num; i++)
-        start(selections + i, bound_from(selections + i, rank));
+        start(pair, selections + i, bound_from(selections + i, rank));
 }
 
 /* Those that found fewer than k codes, to the front. Returns how many. */
@@ -186,7 +187,7 @@ static void search_together(const struct pair *pair, const struct blocks *sample
     scan(pair, &pair->database, selections, num, k);
     size_t again = misled(selections, num, k);
     for (size_t i = 0; i < again; i++)
-        start(selections + i, bits_of(pair) + 1);
+        start(pair, selections + i, bits_of(pair) + 1);
     if (again)
         scan(pair, &pair->database, selections, again, k);
     for (size_t i = 0; i < num; i++) {
@@ -197,15 +198,17 @@ static void search_together(const struct pair *pair, const struct blocks *sample
 
 static int32_t search(const struct pair *pair, size_t k, int64_t *positions, int32_t *distances)
 {
-    size_t num_queries = pair->queries.count, query_bytes = sizeof(struct selection) + 8 * room(k);
-    size_t together = smaller(num_queries, BUDGET / query_bytes);
+    size_t num_queries = pair->queries.count, numbers = bits_of(pair) + 2 + room(k);
+    size_t together = smaller(num_queries, BUDGET / (sizeof(struct selection) + numbers * sizeof(uint64_t)));
     struct selection *selections = malloc(together * sizeof *selections);
-    uint64_t *kept = malloc(together * room(k) * sizeof *kept);
+    uint64_t *memory = malloc(together * numbers * sizeof *memory);
     struct blocks sample = {0};
-    int32_t trouble = selections && kept ? make_sample(&sample, pair->database.codes, num_queries) : NO_MEMORY;
+    int32_t trouble = selections && memory ? make_sample(&sample, pair->database.codes, num_queries) : NO_MEMORY;
     if (!trouble) {
-        for (size_t i = 0; i < together; i++)
-            selections[i].kept = kept + i * room(k);
+        for (size_t i = 0; i < together; i++) {
+            selections[i].counts = memory + i * numbers;
+            selections[i].kept = selections[i].counts + bits_of(pair) + 2;
+        }
         for (size_t first = 0; first < num_queries; first += together) {
             size_t num = smaller(together, num_queries - first);
             search_together(pair, &sample, selections, first, num, k, positions, distances);
@@ -213,7 +216,7 @@ static int32_t search(const struct pair *pair, size_t k, int64_t *positions, int
         free_sample(&sample);
     }
     free(selections);
-    free(kept);
+    free(memory);
     return trouble;
 }
 
@@ -229,7 +232,7 @@ int32_t cibhash_hamming_search(
         return trouble;
     if (num_queries > 0) {
         int large = k > num_codes / ALL_SHARE && num_codes > SAMPLED_FROM;
-        large |= k > (BUDGET - (int64_t)sizeof(struct selection)) / 8 / 4 - PORTION;
+        large |= k > MAX_KEPT;
         trouble = (large ? rank_all : search)(&pair, (size_t)k, positions, distances);
     }
     close_pair(&pair);
