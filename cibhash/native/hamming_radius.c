@@ -60,7 +60,7 @@ static void sort_keys(int64_t *keys, size_t count, uint32_t radius, uint64_t *sc
     }
 }
 
-/* Room for the keys of any one query, or NULL where there is none or limits descend. */
+/* Room for the keys of any one query, or NULL where there is none. */
 static uint64_t *make_scratch(const int64_t *limits, size_t num_queries)
 {
     int64_t most = 1;
@@ -107,11 +107,15 @@ int32_t cibhash_hamming_fill(
     int32_t radius, const int64_t *limits, int64_t *positions, int32_t *distances, int32_t level)
 {
     struct pair pair;
-    if (radius < 0 || radius > 8 * width || num_queries < 0 || !ascend(limits, (size_t)num_queries))
+    if (radius < 0 || radius > 8 * width)
         return OUT_OF_RANGE;
     int32_t trouble = open_pair(&pair, queries, num_queries, database, num_codes, width, level);
     if (trouble)
         return trouble;
+    if (!ascend(limits, pair.queries.count)) {
+        close_pair(&pair);
+        return OUT_OF_RANGE;
+    }
     size_t together;
     struct search *searches = make_searches(&pair, &together);
     uint64_t *scratch = make_scratch(limits, pair.queries.count);

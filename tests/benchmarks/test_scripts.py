@@ -44,7 +44,16 @@ def _check(script: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "script", ["augmentation", "objective", "training_step", "head_training", "encode_speed", "decode_resize"]
+    "script",
+    [
+        "augmentation",
+        "objective",
+        "training_step",
+        "head_training",
+        "encode_speed",
+        "decode_resize",
+        "hamming_search",
+    ],
 )
 def test_a_script_runs(script: str) -> None:
     _check(script)
