@@ -1,27 +1,25 @@
-"""Exact Hamming search and distance histograms over packed codes in numpy, in bounded memory.
+"""Exact Hamming search and distance histograms over packed codes, in compiled code where there is any, else in numpy.
 
-Knows nothing of indexes, shards or files. Shapes: Q queries, N database codes, B bits, K neighbors, W words per code.
-Work goes by blocks of queries and of the database; answers do not depend on the blocks.
+Knows nothing of indexes, shards or files. Shapes: Q queries, N database codes, B bits, K neighbors. Which way is taken
+shows in the time alone, and so does the number of threads.
 """
 
+import itertools
 import operator
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from cibhash.binary import as_words, check_codes
-from cibhash.relevance import Relevance, share_label
+from cibhash import hamming_numpy
+from cibhash.binary import check_codes
+from cibhash.native import hamming as native
+from cibhash.relevance import checked_labels, share_label
 from cibhash.types import PADDING_DISTANCE, PADDING_ID, Codes, Distances, Ids, Labels, Neighbors, RangeNeighbors
 
-_Block = npt.NDArray[np.unsignedinteger[Any]]
-
-_QUERY_ROWS = 8
-_FIRST_ROWS = 2**14
-_DATABASE_ROWS = 2**17
-_TILE_CELLS = 2**16
-"""Query-database pairs compared at once: their words stay in cache between the exclusive or and the count."""
+_Part = TypeVar("_Part")
 
 
 def distances(queries: Codes, database: Codes) -> Distances:
@@ -38,89 +36,81 @@ def distances(queries: Codes, database: Codes) -> Distances:
         ValueError: an argument is not a packed code array, or their widths differ.
     """
     check_pair(queries, database)
-    result = np.empty((len(queries), len(database)), dtype=np.int32)
-    for columns, words in _database_blocks(database, None, _DATABASE_ROWS):
-        for rows, block in _query_blocks(queries, words):
-            result[rows, columns] = block
-    return result
+    return hamming_numpy.distances(queries, database)
 
 
-def search(queries: Codes, database: Codes, k: int, *, ids: Ids | None = None) -> Neighbors:
+def search(queries: Codes, database: Codes, k: int, *, ids: Ids | None = None, threads: int = 1) -> Neighbors:
     """The k nearest codes of every query, exact, in the order of (distance, id).
 
     Args:
         queries: Packed codes, uint8 (Q, B/8).
-        database: Packed codes, uint8 (N, B/8).
+        database: Packed codes, uint8 (N, B/8); one whose ids do not ascend is copied.
         k: Number of neighbors, at least 1; beyond N the columns are padding.
         ids: Id of each database code, int64 (N,), in any order; 0 to N - 1 if absent.
+        threads: That share the queries, at least 1.
 
     Returns:
         Ids and distances, (Q, k), padded with (-1, 2147483647).
 
     Raises:
-        ValueError: `k` is below 1, an argument is not a packed code array, widths differ, or `ids` do not fit.
+        ValueError: `k` or `threads` is below 1, an argument is not a packed code array, widths differ, or `ids` do not
+            fit.
     """
     check_pair(queries, database)
     k = operator.index(k)
     if k <= 0:
         raise ValueError(f"k is {k}, expected at least 1")
-    order, sorted_ids = id_order(ids, len(database))
+    database, sorted_ids = _in_order(database, ids)
     kept = min(k, len(database))
-    best_distances = np.empty((len(queries), kept), dtype=_distance_dtype(queries))
-    best_rows = np.empty((len(queries), kept), dtype=np.int64)
-    for columns, words in _database_blocks(database, order, max(_FIRST_ROWS, 2 * kept)):
-        seen = min(kept, columns.start)
-        for rows, block in _query_blocks(queries, words):
-            for row, distances_N in enumerate(block, rows.start):
-                _keep_nearest(best_distances[row], best_rows[row], seen, distances_N, columns.start)
-    result = Neighbors(
-        np.full((len(queries), k), PADDING_ID, dtype=np.int64),
-        np.full((len(queries), k), PADDING_DISTANCE, dtype=np.int32),
-    )
-    result.ids[:, :kept] = sorted_ids[best_rows]
-    result.distances[:, :kept] = best_distances
-    return result
+
+    def nearest(rows: slice) -> tuple[Ids, Distances]:
+        found = native.search(queries[rows], database, kept) if kept else None
+        return hamming_numpy.search(queries[rows], database, kept) if found is None else found
+
+    positions, found_distances = map(_joined, zip(*_by_threads(nearest, len(queries), threads), strict=True))
+    found_ids = positions if sorted_ids is None else sorted_ids[positions]
+    return Neighbors(_padded(found_ids, k, PADDING_ID), _padded(found_distances, k, PADDING_DISTANCE))
 
 
-def range_search(queries: Codes, database: Codes, radius: int, *, ids: Ids | None = None) -> RangeNeighbors:
+def range_search(
+    queries: Codes, database: Codes, radius: int, *, ids: Ids | None = None, threads: int = 1
+) -> RangeNeighbors:
     """All codes within an inclusive radius of every query, exact, in the order of (distance, id).
 
     Args:
         queries: Packed codes, uint8 (Q, B/8).
-        database: Packed codes, uint8 (N, B/8).
+        database: Packed codes, uint8 (N, B/8); one whose ids do not ascend is copied.
         radius: Largest distance that counts, at least 0.
         ids: Id of each database code, int64 (N,), in any order; 0 to N - 1 if absent.
+        threads: That share the queries, at least 1.
 
     Returns:
         Ids and distances of query q in rows `limits[q]:limits[q + 1]`. Memory grows with the answer.
 
     Raises:
-        ValueError: `radius` is below 0, an argument is not a packed code array, widths differ, or `ids` do not fit.
+        ValueError: `radius` is below 0 or `threads` below 1, an argument is not a packed code array, widths differ, or
+            `ids` do not fit.
     """
     check_pair(queries, database)
     radius = operator.index(radius)
     if radius < 0:
         raise ValueError(f"radius is {radius}, expected at least 0")
     radius = min(radius, 8 * queries.shape[1])
-    order, sorted_ids = id_order(ids, len(database))
-    found_queries, found_rows = [np.empty(0, dtype=np.int64)], [np.empty(0, dtype=np.int64)]
-    found_distances = [np.empty(0, dtype=np.int32)]
-    for columns, words in _database_blocks(database, order, _DATABASE_ROWS):
-        for rows, block in _query_blocks(queries, words):
-            cells = np.flatnonzero(block <= radius)
-            query, column = np.divmod(cells, block.shape[1])
-            found_queries.append(query + rows.start)
-            found_rows.append(column + columns.start)
-            found_distances.append(block.ravel()[cells].astype(np.int32))
-    query, row, distance = np.concatenate(found_queries), np.concatenate(found_rows), np.concatenate(found_distances)
-    ranking = np.lexsort((row, distance, query))
+    database, sorted_ids = _in_order(database, ids)
+
+    def within(rows: slice) -> tuple[Ids, Ids, Distances]:
+        found = native.range_search(queries[rows], database, radius)
+        return hamming_numpy.range_search(queries[rows], database, radius) if found is None else found
+
+    part_limits, *parts = zip(*_by_threads(within, len(queries), threads), strict=True)
     limits = np.zeros(len(queries) + 1, dtype=np.int64)
-    np.cumsum(np.bincount(query, minlength=len(queries)), out=limits[1:])
-    return RangeNeighbors(limits, sorted_ids[row[ranking]], distance[ranking])
+    np.cumsum(_joined([np.diff(part) for part in part_limits]), out=limits[1:])
+    positions, found_distances = map(_joined, parts)
+    return RangeNeighbors(limits, positions if sorted_ids is None else sorted_ids[positions], found_distances)
 
 
 def histogram(
-    queries: Codes, database: Codes, query_labels: Labels, database_labels: Labels
+    queries: Codes, database: Codes, query_labels: Labels, database_labels: Labels, *, threads: int = 1
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Counts, per query and Hamming distance, the database codes there and how many of them are relevant.
 
@@ -132,96 +122,59 @@ def histogram(
         database: Packed codes, uint8 (N, B/8).
         query_labels: int (Q,), one label each, -1 for none; or bool (Q, C), several each.
         database_labels: int (N,) or bool (N, C), as for the queries.
+        threads: That share the queries, at least 1.
 
     Returns:
         `(total, relevant)`, int64 (Q, B + 1) each; column d is distance d.
 
     Raises:
-        ValueError: an argument is not a packed code array, widths differ, or the labels are not as above.
+        ValueError: an argument is not a packed code array, widths differ, the labels are not as above, or `threads` is
+            below 1.
     """
     check_pair(queries, database)
-    relevant_pairs = share_label(query_labels, database_labels, len(queries), len(database))
-    num_distances = 8 * queries.shape[1] + 1
-    counts = np.zeros((len(queries), 2 * num_distances), dtype=np.int64)
-    for columns, words in _database_blocks(database, None, _DATABASE_ROWS):
-        for rows, block in _query_blocks(queries, words, np.min_scalar_type(2 * num_distances - 1)):
-            _shift_relevant(block, rows, columns, relevant_pairs, num_distances)
-            for row, keys in enumerate(block, rows.start):
-                counts[row] += np.bincount(keys, minlength=2 * num_distances)
-    relevant = counts[:, num_distances:].copy()
-    return counts[:, :num_distances] + relevant, relevant
+    labels = checked_labels(query_labels, database_labels, len(queries), len(database))
+    of_queries, of_database = map(native.comparable, labels)
+
+    def counts(rows: slice) -> tuple[Ids, Ids]:
+        found = native.histogram(queries[rows], database, of_queries[..., rows], of_database)
+        if found is not None:
+            return found
+        relevant_pairs = share_label(labels[0][rows], labels[1], len(queries[rows]), len(database))
+        return hamming_numpy.histogram(queries[rows], database, relevant_pairs)
+
+    total, relevant = map(_joined, zip(*_by_threads(counts, len(queries), threads), strict=True))
+    return total, relevant
 
 
-def _keep_nearest(distances_K: _Block, rows_K: Ids, seen: int, distances_N: _Block, first_row: int) -> None:
-    """Merges one block into the nearest rows so far, of which the first `seen` are set, in place.
-
-    Rows of later blocks are larger, so a stable sort by distance is the order of (distance, row).
-    """
-    kept = len(distances_K)
-    if seen == kept:
-        candidates = np.flatnonzero(distances_N < distances_K[-1])
-        if not candidates.size:
-            return
-    elif len(distances_N) > kept:
-        bound = np.searchsorted(np.cumsum(np.bincount(distances_N)), kept)
-        candidates = np.flatnonzero(distances_N <= bound)
-    else:
-        candidates = np.arange(len(distances_N))
-    merged_distances = np.concatenate((distances_K[:seen], distances_N[candidates]))
-    merged_rows = np.concatenate((rows_K[:seen], candidates + first_row))
-    nearest = np.argsort(merged_distances, kind="stable")[:kept]
-    distances_K[: len(nearest)] = merged_distances[nearest]
-    rows_K[: len(nearest)] = merged_rows[nearest]
+def _by_threads(work: Callable[[slice], _Part], num_queries: int, threads: int) -> list[_Part]:
+    """Does the work for ranges of queries, one per thread; the results are in their order."""
+    threads = operator.index(threads)
+    if threads <= 0:
+        raise ValueError(f"threads is {threads}, expected at least 1")
+    num_parts = max(1, min(threads, num_queries))
+    limits = [part * num_queries // num_parts for part in range(num_parts + 1)]
+    ranges = [slice(*pair) for pair in itertools.pairwise(limits)]
+    if num_parts == 1:
+        return [work(ranges[0])]
+    with ThreadPoolExecutor(num_parts) as pool:
+        return list(pool.map(work, ranges))
 
 
-def _shift_relevant(block: _Block, rows: slice, columns: slice, relevant_pairs: Relevance, shift: int) -> None:
-    """Adds `shift` to the distance of every relevant pair, so that one count tells both kinds apart."""
-    tile = _TILE_CELLS // len(block)
-    for start in range(0, block.shape[1], tile):
-        tile_columns = slice(columns.start + start, min(columns.start + start + tile, columns.stop))
-        shifts = relevant_pairs(rows, tile_columns).astype(block.dtype)
-        shifts *= block.dtype.type(shift)
-        block[:, start : start + tile] += shifts
+def _joined(parts: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
-def _database_blocks(database: Codes, order: Ids | None, first: int) -> Iterator[tuple[slice, _Block]]:
-    """Yields row ranges with their words (W, n), each as long as all before it: early ones tighten later bounds."""
-    start = 0
-    while start < len(database):
-        stop = min(len(database), start + max(first, min(start, _DATABASE_ROWS)))
-        rows = slice(start, stop)
-        yield rows, as_words(database[rows] if order is None else database[order[rows]])
-        start = stop
+def _padded(columns: npt.NDArray[Any], k: int, value: int) -> npt.NDArray[Any]:
+    missing = k - columns.shape[1]
+    return np.pad(columns, ((0, 0), (0, missing)), constant_values=value) if missing else columns
 
 
-def _query_blocks(queries: Codes, words: _Block, dtype: np.dtype[Any] | None = None) -> Iterator[tuple[slice, _Block]]:
-    """Yields query ranges with their distances (q, n) to the codes in `words`; each block overwrites the last."""
-    num_rows = max(1, min(_QUERY_ROWS, _QUERY_ROWS * _DATABASE_ROWS // words.shape[1], len(queries)))
-    buffer = np.empty((num_rows, words.shape[1]), dtype=dtype or _distance_dtype(queries))
-    query_words = as_words(queries)
-    for start in range(0, len(queries), num_rows):
-        rows = slice(start, min(len(queries), start + num_rows))
-        block = buffer[: rows.stop - start]
-        _count_differences(query_words[:, rows], words, block)
-        yield rows, block
-
-
-def _count_differences(query_words: _Block, database_words: _Block, block: _Block) -> None:
-    tile = _TILE_CELLS // len(block)
-    differences = np.empty((len(block), tile), dtype=database_words.dtype)
-    for start in range(0, database_words.shape[1], tile):
-        distances_QN = block[:, start : start + tile]
-        scratch = differences[:, : distances_QN.shape[1]]
-        for word, (query_word, database_word) in enumerate(zip(query_words, database_words, strict=True)):
-            np.bitwise_xor(query_word[:, None], database_word[None, start : start + tile], out=scratch)
-            if word == 0:
-                np.bitwise_count(scratch, out=distances_QN)
-            else:
-                distances_QN += np.bitwise_count(scratch)
-
-
-def _distance_dtype(codes: Codes) -> np.dtype[Any]:
-    return np.min_scalar_type(8 * codes.shape[1])
+def _in_order(database: Codes, ids: Ids | None) -> tuple[Codes, Ids | None]:
+    """The codes in the order of their ids, and those; none where they are the positions."""
+    if ids is None:
+        return database, None
+    order, sorted_ids = id_order(ids, len(database))
+    return database if order is None else database[order], sorted_ids
 
 
 def id_order(ids: Ids | None, num_database: int) -> tuple[Ids | None, Ids]:

@@ -31,13 +31,25 @@ def share_label(query_labels: Labels, database_labels: Labels, num_queries: int,
         ValueError: the labels of one side are neither kind, the kinds or the numbers of classes differ, or a length
             is not the number of codes.
     """
+    labels = checked_labels(query_labels, database_labels, num_queries, num_database)
+    return _share_single(*labels) if labels[0].ndim == 1 else _share_any(*labels)
+
+
+def checked_labels(
+    query_labels: Labels, database_labels: Labels, num_queries: int, num_database: int
+) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    """The labels of both sides as arrays, int64 (Q,) and (N,) or bool (Q, C) and (N, C).
+
+    Raises:
+        ValueError: as for `share_label`.
+    """
     of_queries, of_database = _as_labels(query_labels, "query"), _as_labels(database_labels, "database")
     found = f"labels are {of_queries.dtype} {of_queries.shape} and {of_database.dtype} {of_database.shape}"
     if of_queries.shape[1:] != of_database.shape[1:]:
         raise ValueError(f"query and database {found}, expected both int (N,) or both bool (N, C) with one C")
     if (len(of_queries), len(of_database)) != (num_queries, num_database):
         raise ValueError(f"query and database {found}, but there are {num_queries} and {num_database} codes")
-    return _share_single(of_queries, of_database) if of_queries.ndim == 1 else _share_any(of_queries, of_database)
+    return of_queries, of_database
 
 
 def _as_labels(labels: Labels, side: str) -> npt.NDArray[Any]:

@@ -9,7 +9,11 @@ int32_t cibhash_abi(void)
 int32_t cibhash_level(void)
 {
 #if X86
-    return __builtin_cpu_supports("avx2") ? AVX2 : PORTABLE;
+    if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("popcnt"))
+        return PORTABLE;
+    int wide = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw")
+        && __builtin_cpu_supports("avx512vpopcntdq");
+    return wide ? AVX512 : AVX2;
 #else
     return PORTABLE;
 #endif

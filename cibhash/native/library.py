@@ -13,15 +13,20 @@ import threading
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
-ABI = 1
+ABI = 2
 """Version of the exported functions, CIBHASH_ABI in library.h."""
 _FOLDER = Path(__file__).parent
 _ADDRESS, _INT32, _INT64 = ctypes.c_void_p, ctypes.c_int32, ctypes.c_int64
+_PAIR = (_ADDRESS, _INT64, _ADDRESS, _INT64, _INT32)
 _ARGUMENTS = {
     "cibhash_level": (),
     "cibhash_resize_columns": (_ADDRESS, _INT32, _INT32, _INT32, _ADDRESS, _INT32),
     "cibhash_resize_rows": (_ADDRESS, _INT32, _INT32, _INT32, _ADDRESS, _INT32),
     "cibhash_planes": (_ADDRESS, _INT64, _ADDRESS, _INT32),
+    "cibhash_hamming_search": (*_PAIR, _INT64, _ADDRESS, _ADDRESS, _INT32),
+    "cibhash_hamming_count": (*_PAIR, _INT32, _ADDRESS, _INT32),
+    "cibhash_hamming_fill": (*_PAIR, _INT32, _ADDRESS, _ADDRESS, _ADDRESS, _INT32),
+    "cibhash_hamming_histogram": (*_PAIR, _ADDRESS, _ADDRESS, _INT32, _ADDRESS, _ADDRESS, _INT32),
 }
 """As in library.h. All of them return an int32."""
 _log = logging.getLogger(__name__)
@@ -33,6 +38,8 @@ class Level(enum.IntEnum):
 
     PORTABLE = 0
     AVX2 = 1
+    AVX512 = 2
+    """With VPOPCNTDQ."""
 
 
 BEST = max(Level)

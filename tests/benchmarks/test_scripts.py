@@ -45,7 +45,16 @@ def _check(script: str) -> None:
 
 @pytest.mark.parametrize(
     "script",
-    ["augmentation", "objective", "training_step", "head_training", "encode_speed", "decode_resize", "tar_reading"],
+    [
+        "augmentation",
+        "objective",
+        "training_step",
+        "head_training",
+        "encode_speed",
+        "decode_resize",
+        "tar_reading",
+        "hamming_search",
+    ],
 )
 def test_a_script_runs(script: str) -> None:
     _check(script)

@@ -3,7 +3,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cibhash import hamming
+from cibhash import hamming, hamming_numpy
+from cibhash.native import hamming as native
 from tests import oracles
 
 PADDING = (2**31 - 1, -1)
@@ -24,18 +25,21 @@ def code_sets(draw):
     )
 
 
-@pytest.fixture(params=["one block", "many blocks"])
-def blocks(request, monkeypatch):
-    if request.param == "many blocks":
+@pytest.fixture(params=["compiled", "numpy", "numpy, many blocks"])
+def way(request, monkeypatch):
+    """Compiled code where it is, and numpy."""
+    if request.param != "compiled":
+        monkeypatch.setattr(native, "library", lambda: None)
+    if request.param == "numpy, many blocks":
         for name, size in (("_QUERY_ROWS", 2), ("_FIRST_ROWS", 2), ("_DATABASE_ROWS", 7), ("_TILE_CELLS", 6)):
-            monkeypatch.setattr(hamming, name, size)
+            monkeypatch.setattr(hamming_numpy, name, size)
 
 
 def labels_for(rng, count, kind):
     return rng.integers(-1, 4, count) if kind == "single" else rng.random((count, 70)) < 0.02
 
 
-@pytest.mark.usefixtures("blocks")
+@pytest.mark.usefixtures("way")
 class TestAgainstTheSlowTwins:
     @PROPERTY
     @given(code_sets())
@@ -125,9 +129,10 @@ def test_answers_do_not_depend_on_the_order_of_the_database(sets, k):
             np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.parametrize("way", ["compiled", "numpy"], indirect=True)
 @pytest.mark.parametrize("bits", [16, 64, 256])
 @pytest.mark.parametrize("k", [1, 100, 30_000])
-def test_search_over_real_block_sizes_equals_one_lexicographic_sort(bits, k):
+def test_search_over_real_block_sizes_equals_one_lexicographic_sort(way, bits, k):
     rng = np.random.default_rng(bits + k)
     # Sorted by distance to zero, farthest first: every block improves on all before it.
     database = rng.integers(0, 256, (200_000, bits // 8), dtype=np.uint8)
@@ -142,6 +147,7 @@ def test_search_over_real_block_sizes_equals_one_lexicographic_sort(bits, k):
         np.testing.assert_array_equal(neighbors.distances[row], distances[nearest])
 
 
+@pytest.mark.usefixtures("way")
 def test_the_largest_distance_is_counted():
     zeros, ones = np.zeros((1, 32), np.uint8), np.full((1, 32), 255, np.uint8)
     assert hamming.distances(zeros, ones).tolist() == [[256]]
@@ -152,6 +158,7 @@ def test_the_largest_distance_is_counted():
     assert hamming.range_search(zeros, ones, 10**12).ids.tolist() == [0]
 
 
+@pytest.mark.usefixtures("way")
 def test_an_empty_database_gives_padding_and_zeros():
     queries, database = np.zeros((2, 8), np.uint8), np.zeros((0, 8), np.uint8)
     neighbors = hamming.search(queries, database, 3)
@@ -163,6 +170,32 @@ def test_an_empty_database_gives_padding_and_zeros():
     assert not np.any(counts)
 
 
+@pytest.mark.usefixtures("way")
+def test_no_queries_give_empty_answers():
+    queries, database = np.zeros((0, 8), np.uint8), np.zeros((5, 8), np.uint8)
+    neighbors = hamming.search(queries, database, 7, threads=3)
+    assert neighbors.ids.shape == neighbors.distances.shape == (0, 7)
+    assert hamming.range_search(queries, database, 3, threads=3).limits.tolist() == [0]
+    counts = hamming.histogram(queries, database, np.zeros(0, int), np.zeros(5, int), threads=3)
+    assert [count.shape for count in counts] == [(0, 65)] * 2
+
+
+@pytest.mark.usefixtures("way")
+def test_threads_share_the_queries():
+    rng = np.random.default_rng(0)
+    queries, database = rng.integers(0, 4, (7, 3), dtype=np.uint8), rng.integers(0, 4, (90, 3), dtype=np.uint8)
+    ids, labels = rng.permutation(90), (rng.integers(-1, 3, 7), rng.integers(-1, 3, 90))
+    for call in (
+        lambda threads: hamming.search(queries, database, 99, ids=ids, threads=threads),
+        lambda threads: hamming.range_search(queries, database, 2, ids=ids, threads=threads),
+        lambda threads: hamming.histogram(queries, database, *labels, threads=threads),
+    ):
+        for threads in (2, 7, 30):
+            for ours, alone in zip(call(threads), call(1), strict=True):
+                np.testing.assert_array_equal(ours, alone)
+
+
+@pytest.mark.usefixtures("way")
 def test_image_without_a_label_is_relevant_to_nothing():
     codes = np.zeros((2, 1), np.uint8)
     _, relevant = hamming.histogram(codes, codes, np.array([-1, 2]), np.array([-1, 2]))
@@ -184,6 +217,9 @@ CODES = np.zeros((3, 2), np.uint8)
         (lambda: hamming.search(CODES, CODES[0], 1), r"database has shape \(2,\)"),
         (lambda: hamming.search(CODES, CODES, 1, ids=np.arange(2)), r"ids are int64 \(2,\)"),
         (lambda: hamming.search(CODES, CODES, 1, ids=np.arange(3.0)), "ids are float64"),
+        (lambda: hamming.search(CODES, CODES, 1, threads=0), "threads is 0"),
+        (lambda: hamming.range_search(CODES, CODES, 1, threads=-1), "threads is -1"),
+        (lambda: hamming.histogram(CODES, CODES, np.zeros(3, int), np.zeros(3, int), threads=0), "threads is 0"),
         (lambda: hamming.range_search(CODES, CODES, -1), "radius is -1"),
         (lambda: hamming.range_search(CODES, CODES[:, :1], 1), "16 bits .* 8 bits"),
         (lambda: hamming.distances(CODES, CODES[:, :1]), "16 bits .* 8 bits"),
