@@ -6,9 +6,11 @@ names carry the content's digest, so a file is never replaced by a different one
 """
 
 import contextlib
+import json
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -35,6 +37,7 @@ ROW_SCHEMA = pa.schema(
     ]
 )
 _ROWS_PER_BATCH = 2**16
+_DTYPES: dict[str, np.dtype[Any]] = {"U8": np.dtype("u1"), "I64": np.dtype("<i8")}
 _LEAST_RUN = 64
 """Visible rows between hidden ones, on average, from which on a batch is cut into slices instead of copied."""
 
@@ -151,9 +154,8 @@ def _verified_file(base_uri: str, listed: ListedFile) -> Iterator[Path]:
 
 def _read_codes(path: Path, location: str, entry: IndexShardEntry, bits: int) -> tuple[Codes, Ids]:
     try:
-        with safe_open(path, framework="numpy") as tensors:
-            codes, ids = tensors.get_tensor("codes"), tensors.get_tensor("ids")
-    except (SafetensorError, OSError, ValueError) as error:
+        codes, ids = _mapped(path)
+    except (SafetensorError, OSError, ValueError, KeyError) as error:
         raise DataError(f"{location}: not a readable index shard: {error}") from None
     if codes.dtype != np.uint8 or codes.ndim != 2 or ids.dtype != np.int64 or ids.ndim != 1:
         raise DataError(
@@ -166,6 +168,29 @@ def _read_codes(path: Path, location: str, entry: IndexShardEntry, bits: int) ->
     if not ascending(ids):
         raise DataError(f"{location}: ids are not ascending, unique and at least 0")
     return codes, ids
+
+
+def _mapped(path: Path) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    """Tensors `codes` and `ids` where they lie in a verified file, read-only; the maps outlive its path.
+
+    Processes of one machine that hold the same shard share its memory.
+    """
+    with safe_open(path, framework="numpy"):  # which refuses whatever is not such a file
+        pass
+    with open(path, "rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+    return _tensor(path, 8 + size, header["codes"]), _tensor(path, 8 + size, header["ids"])
+
+
+def _tensor(path: Path, start: int, described: dict[str, Any]) -> npt.NDArray[Any]:
+    dtype: np.dtype[Any] | None = _DTYPES.get(described["dtype"])
+    if dtype is None:
+        raise ValueError(f"values of {described['dtype']}, expected {' or '.join(_DTYPES)}")
+    if not all(described["shape"]):
+        return np.empty(described["shape"], dtype)
+    offset = start + described["data_offsets"][0]
+    return np.memmap(path, dtype, "r", offset, tuple(described["shape"]))
 
 
 def _read_rows(path: Path, location: str, ids: Ids) -> list[pa.RecordBatch]:

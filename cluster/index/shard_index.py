@@ -1,17 +1,13 @@
-"""Exact search over the codes of one index shard with FAISS, and the rows that the codes stand for.
+"""Exact search over the codes of one index shard, and the rows that the codes stand for.
 
-Knows nothing of Ray, versions or other shards. FAISS gets codes in memory and never reads a file of its own format.
-The ids of a shard ascend, so the order (distance, id) is (distance, position), and one int64 key `distance << 40 |
-position` holds both. FAISS does not define which of several equally distant codes it returns: where its answer ends
-inside a group of ties, the rest of the group is fetched by a range search and the smallest ids are kept.
+Knows nothing of Ray, versions or other shards. The ids of a shard ascend, so the order (distance, id) is that of
+(distance, position) in which `flat_codes` searches.
 """
 
 import bisect
-import functools
 import operator
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,16 +15,9 @@ import pyarrow.compute as pc
 
 from cibhash.binary import check_codes
 from cibhash.types import PADDING_DISTANCE, PADDING_ID, Codes, Ids, Neighbors, RangeNeighbors
-from cluster import runtime
+from cluster.index.flat_codes import flat_codes
 from cluster.index.shard_files import read_shard_files
 from cluster.manifests import IndexShardEntry
-
-_SEGMENT_ROWS = 2**20
-"""Codes per FAISS index; bounds what one range search of one query can return."""
-_BLOCK_CELLS = 2**23
-"""Entries that a block of queries may get back from FAISS at once, in the worst case."""
-_POSITION_BITS = 40
-_POSITION_MASK = 2**_POSITION_BITS - 1
 
 
 @dataclass(frozen=True)
@@ -47,7 +36,7 @@ class Row:
 
 
 class ShardIndex:
-    """The codes of one shard in memory, and their rows, memory-mapped. Safe to use from several threads."""
+    """The codes of one shard and their rows, memory-mapped where they can be. Safe to use from several threads."""
 
     def __init__(self, codes: Codes, ids: Ids, rows: Sequence[pa.RecordBatch], *, threads: int = 1) -> None:
         """Builds the search structure.
@@ -56,19 +45,14 @@ class ShardIndex:
             codes: Packed codes, uint8 (N, B/8).
             ids: int64 (N,), ascending and unique.
             rows: Batches of `ROW_SCHEMA`, together N rows in the order of `ids`.
-            threads: OpenMP threads of a search.
+            threads: Of a search.
         """
-        faiss = _faiss()
         self.bits = 8 * codes.shape[1]
         self.count = len(ids)
-        self._ids, self._threads = ids, threads
+        self._codes, self._ids = codes, ids
+        self._flat = flat_codes(codes, threads)
         self._batches = [batch for batch in rows if batch.num_rows]
         self._batch_starts = np.cumsum([0, *(batch.num_rows for batch in self._batches)])
-        self._segments: list[tuple[int, Any]] = []
-        for start in range(0, self.count, _SEGMENT_ROWS):
-            flat = faiss.IndexBinaryFlat(self.bits)
-            flat.add(np.ascontiguousarray(codes[start : start + _SEGMENT_ROWS]))
-            self._segments.append((start, flat))
 
     @classmethod
     def load(cls, base_uri: str, entry: IndexShardEntry, bits: int, *, threads: int = 1) -> "ShardIndex":
@@ -78,7 +62,7 @@ class ShardIndex:
             base_uri: Directory of the index version.
             entry: What the version's manifest says of the shard.
             bits: Code length of the index.
-            threads: OpenMP threads of a search.
+            threads: Of a search.
 
         Raises:
             ManifestMismatch: a file differs from its digest, or its content from what the manifest says.
@@ -108,11 +92,9 @@ class ShardIndex:
             np.full((len(codes), k), PADDING_ID, np.int64), np.full((len(codes), k), PADDING_DISTANCE, np.int32)
         )
         kept = min(k, self.count)
-        if kept:
-            for rows in _blocks(len(codes), kept + 1):
-                keys = self._nearest_keys(np.ascontiguousarray(codes[rows]), kept)
-                found.ids[rows, :kept] = self._ids[keys & _POSITION_MASK]
-                found.distances[rows, :kept] = keys >> _POSITION_BITS
+        if kept and len(codes):
+            positions, found.distances[:, :kept] = self._flat.search(codes, kept)
+            found.ids[:, :kept] = self._ids[positions]
         return found
 
     def range_search(self, codes: Codes, radius: int) -> RangeNeighbors:
@@ -132,17 +114,10 @@ class ShardIndex:
         radius = operator.index(radius)
         if radius < 0:
             raise ValueError(f"radius is {radius}, expected at least 0")
-        keys, queries = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
-        for first, flat in self._segments:
-            for rows in _blocks(len(codes), flat.ntotal):
-                limits, found = _within(flat, first, np.ascontiguousarray(codes[rows]), min(radius, self.bits))
-                keys.append(found)
-                queries.append(rows.start + np.repeat(np.arange(len(limits) - 1), np.diff(limits)))
-        query, key = np.concatenate(queries), np.concatenate(keys)
-        key = key[np.lexsort((key, query))]
-        limits = np.zeros(len(codes) + 1, np.int64)
-        np.cumsum(np.bincount(query, minlength=len(codes)), out=limits[1:])
-        return RangeNeighbors(limits, self._ids[key & _POSITION_MASK], (key >> _POSITION_BITS).astype(np.int32))
+        if not self.count or not len(codes):
+            return RangeNeighbors(np.zeros(len(codes) + 1, np.int64), np.empty(0, np.int64), np.empty(0, np.int32))
+        limits, positions, distances = self._flat.range_search(codes, min(radius, self.bits))
+        return RangeNeighbors(limits, self._ids[positions], distances)
 
     def rows_by_id(self, ids: Iterable[int]) -> list[Row | None]:
         """The row of every id, None where the shard does not have it."""
@@ -162,12 +137,7 @@ class ShardIndex:
     def codes_by_id(self, ids: Iterable[int]) -> dict[int, bytes]:
         """The packed codes of those ids that the shard has."""
         positions = [position for position in self._positions(ids) if position >= 0]
-        return {
-            int(self._ids[position]): self._segments[position // _SEGMENT_ROWS][1]
-            .reconstruct(position % _SEGMENT_ROWS)
-            .tobytes()
-            for position in positions
-        }
+        return {int(self._ids[position]): self._codes[position].tobytes() for position in positions}
 
     def ids_by_key(self, keys: Iterable[str]) -> dict[str, int]:
         """The id of every key that the shard has, the smallest where a key occurs twice; scans the shard's keys."""
@@ -188,8 +158,6 @@ class ShardIndex:
         check_codes(codes, "queries")
         if 8 * codes.shape[1] != self.bits:
             raise ValueError(f"queries have {8 * codes.shape[1]} bits, the index has {self.bits} bits")
-        # OpenMP keeps this number per calling thread, so it is set where the search runs.
-        _faiss().omp_set_num_threads(self._threads)
 
     def _positions(self, ids: Iterable[int]) -> list[int]:
         wanted = np.fromiter(ids, np.int64)
@@ -197,51 +165,3 @@ class ShardIndex:
         inside = places < self.count
         inside[inside] = self._ids[places[inside]] == wanted[inside]
         return [int(place) for place in np.where(inside, places, -1)]
-
-    def _nearest_keys(self, codes: Codes, kept: int) -> Ids:
-        """Keys (Q, kept) of the nearest codes, ascending; `kept` is at most `count`."""
-        keys = np.empty((len(codes), 0), np.int64)
-        ends = np.full((len(self._segments), len(codes)), PADDING_DISTANCE)
-        for segment, (first, flat) in enumerate(self._segments):
-            asked = min(kept + 1, flat.ntotal)
-            distances, positions = flat.search(codes, asked)
-            found = (distances.astype(np.int64) << _POSITION_BITS) | (positions + first)
-            keys = np.sort(np.concatenate((keys, found), axis=1), axis=1)[:, : kept + 1]
-            if asked < flat.ntotal:
-                ends[segment] = distances.max(axis=1)
-        keys = keys[:, :kept]
-        # What a segment left out is at least as far as what it returned last. It matters only where that is the
-        # distance of the k-th neighbor, and only while that neighbor's position is not before the segment.
-        last = keys[:, -1] >> _POSITION_BITS
-        for segment, (first, flat) in enumerate(self._segments):
-            open_queries = np.flatnonzero((ends[segment] == last) & ((keys[:, -1] & _POSITION_MASK) >= first))
-            for distance in np.unique(last[open_queries]).tolist():
-                tied = open_queries[last[open_queries] == distance]
-                for rows in _blocks(len(tied), flat.ntotal):
-                    limits, found = _within(flat, first, codes[tied[rows]], distance)
-                    for query, group in zip(tied[rows], np.split(found, limits[1:-1]), strict=True):
-                        group = group[group >> _POSITION_BITS == distance]
-                        keys[query] = np.union1d(keys[query], group)[:kept]
-        return keys
-
-
-def _within(flat: Any, first: int, codes: Codes, radius: int) -> tuple[Ids, Ids]:
-    """Limits (Q + 1,) and keys, in no order, of a segment's codes within the inclusive radius."""
-    # FAISS: distance < radius; distances float32, limits uint64.
-    limits, distances, positions = flat.range_search(codes, radius + 1)
-    return limits.astype(np.int64), (distances.astype(np.int64) << _POSITION_BITS) | (positions + first)
-
-
-def _blocks(num_queries: int, cells: int) -> Iterator[slice]:
-    """Ranges of queries that may get `cells` entries each."""
-    step = max(1, _BLOCK_CELLS // cells)
-    for start in range(0, num_queries, step):
-        yield slice(start, min(num_queries, start + step))
-
-
-@functools.cache
-def _faiss() -> Any:
-    runtime.check_faiss()
-    import faiss
-
-    return faiss

@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
 from cibhash.errors import DataError, ManifestMismatch, NotFound
+from cibhash.native.library import library
 from cibhash.types import PADDING_DISTANCE, PADDING_ID, Codes, Ids
 from cluster.code_tables import code_schema, packed_array
-from cluster.index import shard_files, shard_index
+from cluster.index import faiss_flat, flat_codes, shard_files
 from cluster.index.shard_files import write_shard_files
 from cluster.index.shard_index import Row, ShardIndex
 from cluster.manifests import IndexShardEntry
@@ -50,10 +51,26 @@ def check_exact(index: ShardIndex, queries: Codes, codes: Codes, ids: Ids, k: in
         assert found == [pair for pair in expected if pair[0] <= radius]
 
 
+@pytest.fixture
+def without_compiled_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flat_codes, "library", lambda: None)
+
+
+def test_which_way_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    codes = np.zeros((3, 2), np.uint8)
+    compiled = flat_codes.CompiledFlat if library() is not None else faiss_flat.FaissFlat
+    assert isinstance(flat_codes.flat_codes(codes, 1), compiled)
+    monkeypatch.setattr(flat_codes, "library", lambda: None)
+    assert isinstance(flat_codes.flat_codes(codes, 1), faiss_flat.FaissFlat)
+
+
 @pytest.mark.parametrize(("bits", "pool"), [(8, 256), (16, 5), (16, 1), (24, 60), (64, 300), (256, 40)])
-@pytest.mark.parametrize("segment_rows", [2**20, 64])
+@pytest.mark.parametrize("segment_rows", [0, 2**20, 64])
 def test_search_is_brute_force(bits: int, pool: int, segment_rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shard_index, "_SEGMENT_ROWS", segment_rows)
+    """In compiled code (0), and by FAISS in segments of so many rows."""
+    if segment_rows:
+        monkeypatch.setattr(flat_codes, "library", lambda: None)
+        monkeypatch.setattr(faiss_flat, "_SEGMENT_ROWS", segment_rows)
     rng = np.random.default_rng(bits + pool)
     codes, ids = random_codes(rng, 300, bits, pool)
     index = ShardIndex(codes, ids, [])
@@ -65,25 +82,28 @@ def test_search_is_brute_force(bits: int, pool: int, segment_rows: int, monkeypa
 
 
 @settings(deadline=None, max_examples=150)
-@given(data=st.data(), k=st.integers(1, 45), segment_rows=st.integers(1, 45), cells=st.integers(1, 200))
+@given(data=st.data(), k=st.integers(1, 45), segment_rows=st.integers(0, 45), cells=st.integers(1, 200))
 def test_ties_at_every_cut(data: st.DataObject, k: int, segment_rows: int, cells: int) -> None:
+    """In compiled code (0), and by FAISS in segments and blocks of any size."""
     values = data.draw(st.lists(st.sampled_from([0, 1, 2, 3, 255]), max_size=40))
     codes = np.array(values, np.uint8).reshape(-1, 1)
     ids = np.cumsum(data.draw(st.lists(st.integers(1, 9), min_size=len(values), max_size=len(values))), dtype=np.int64)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(shard_index, "_SEGMENT_ROWS", segment_rows)
-        patch.setattr(shard_index, "_BLOCK_CELLS", cells)
+        if segment_rows:
+            patch.setattr(flat_codes, "library", lambda: None)
+            patch.setattr(faiss_flat, "_SEGMENT_ROWS", segment_rows)
+            patch.setattr(faiss_flat, "_BLOCK_CELLS", cells)
         queries = np.array([[0], [1], [15], [255]], np.uint8)
         check_exact(ShardIndex(codes, ids, []), queries, codes, ids, k, data.draw(st.integers(0, 9)))
 
 
-def test_faiss_choice_among_ties_does_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_faiss_choice_among_ties_does_not_matter(without_compiled_code: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """The database reversed inside FAISS: its own tie order would keep the largest ids."""
     codes = np.zeros((50, 2), np.uint8)
     codes[::7] = 1
     ids = np.arange(50, dtype=np.int64)
     index = ShardIndex(codes, ids, [])
-    (first, flat) = index._segments[0]
+    ((first, flat),) = index._flat._segments  # type: ignore[attr-defined]
 
     class Reversed:
         ntotal = 50
@@ -97,7 +117,7 @@ def test_faiss_choice_among_ties_does_not_matter(monkeypatch: pytest.MonkeyPatch
             limits, distances, positions = flat.range_search(queries, radius)
             return limits, distances, positions
 
-    monkeypatch.setattr(index, "_segments", [(first, Reversed())])
+    monkeypatch.setattr(index._flat, "_segments", [(first, Reversed())])
     for k in (1, 5, 8, 9, 20, 49, 50):
         check_exact(index, codes[:8], codes, ids, k, radius=1)
 
@@ -170,10 +190,20 @@ def test_round_trip(written: tuple[Path, IndexShardEntry, Codes, Ids]) -> None:
     assert index.ids_by_key([]) == {}
 
 
-def test_codes_by_id_beyond_the_first_segment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shard_index, "_SEGMENT_ROWS", 7)
+def test_codes_by_id() -> None:
     codes, ids = random_codes(np.random.default_rng(5), 30, 64, 30)
     assert ShardIndex(codes, ids, []).codes_by_id(ids) == {int(i): c.tobytes() for i, c in zip(ids, codes, strict=True)}
+
+
+def test_codes_are_mapped_read_only_and_outlive_their_file(tmp_path: Path) -> None:
+    codes, ids = random_codes(np.random.default_rng(5), 200, 24, 30)
+    entry = write_shard_files(str(tmp_path), 0, make_rows(codes, ids), 24)
+    found_codes, found_ids, rows = shard_files.read_shard_files(str(tmp_path), entry, 24)
+    for found in (found_codes, found_ids):
+        assert isinstance(found, np.memmap)
+        assert not found.flags.writeable
+    (tmp_path / entry.codes.path).unlink()
+    check_exact(ShardIndex(found_codes, found_ids, rows), codes[:4], codes, ids, 9, radius=5)
 
 
 def test_a_repeated_key_means_the_smallest_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
