@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cibhash.binary import as_words
 from cibhash.native.library import BEST, Level, library
 from cibhash.types import Codes, Distances, Ids, Labels
 
 Comparable = npt.NDArray[np.int64]
 MAX_BITS = 512
+_LABEL_ROWS = 2**12
+"""Rows of labels that are packed at once: together, several times as fast as each for itself."""
 
 
 def search(queries: Codes, database: Codes, k: int, level: Level = BEST) -> tuple[Ids, Distances] | None:
@@ -110,9 +111,15 @@ def comparable(labels: Labels) -> Comparable:
     """
     if labels.ndim == 1:
         return np.ascontiguousarray(labels, dtype=np.int64)
-    packed = np.packbits(labels, axis=1)
-    padded = np.pad(packed, ((0, 0), (0, -packed.shape[1] % 8 if packed.shape[1] else 8)))
-    return as_words(padded).view(np.int64)
+    num_words = max(1, -(-labels.shape[1] // 64))
+    masks = np.empty((num_words, len(labels)), np.int64)
+    block = np.zeros((_LABEL_ROWS, 64 * num_words), np.bool_)
+    for first in range(0, len(labels), _LABEL_ROWS):
+        part = labels[first : first + _LABEL_ROWS]
+        block[: len(part), : part.shape[1]] = part
+        packed = np.packbits(block.ravel()).view(np.int64).reshape(_LABEL_ROWS, num_words)
+        masks[:, first : first + len(part)] = packed[: len(part)].T
+    return masks
 
 
 class _Pair:

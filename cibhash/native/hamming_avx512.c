@@ -129,7 +129,7 @@ TARGET INLINE void distances_of(const struct block *block, const uint64_t *query
         distances_of(block, query, distances, words); \
     } \
     WITHIN(few_within_##name, words, 16) \
-    WITHIN(some_within_##name, words, 8) \
+    WITHIN(some_within_##name, words, 4) \
     WITHIN(many_within_##name, words, 1)
 
 KERNELS(narrow, NARROW)

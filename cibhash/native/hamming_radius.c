@@ -32,6 +32,7 @@ static int32_t scan(const struct pair *pair, struct search *searches, size_t num
         struct block block = block_at(&pair->database, first);
         for (size_t i = 0; i < num; i++) {
             size_t before = searches[i].found;
+            fetch_ahead(&pair->database, first + block.count, i, num);
             size_t count = keys_within(pair, &block, searches[i].query, radius, &searches[i].before);
             searches[i].found += count;
             if (!places)
