@@ -61,8 +61,9 @@ def test_a_script_runs(script: str) -> None:
 
 
 @pytest.mark.ray
-def test_the_script_with_ray_runs() -> None:
-    _check("ray_overhead")
+@pytest.mark.parametrize("script", ["ray_overhead", "service_load", "encode_throughput"])
+def test_a_script_with_ray_runs(script: str) -> None:
+    _check(script)
 
 
 def test_the_gpu_script_parses() -> None:
