@@ -1,12 +1,12 @@
-"""The running service against what it stands on: the bare search for batches, a handler that does nothing for single queries.
+"""The running service against what it stands on: the bare search for batches, an empty handler for single queries.
 
     python tests/benchmarks/service_load.py [--count 10000000] [--shards 2] [--clients 1 16 64]
 
-Codes as in `hamming_search.py`, rows with a key each. A batch of 1,000 queries goes as Arrow to the service and straight
-to `cibhash.hamming.search` with as many threads as there are shards, in turn. Single queries (JSON, k = 10) and requests
-to a Serve deployment that only answers are sent in turn by 1, 16 and 64 clients; the clients share the machine with the
-service. The memory of a shard's replica is what it has beyond that of a shard of one code. Goals: 0.8 of the bare
-throughput, 1.1 times codes and ids.
+Codes as in `hamming_search.py`, rows with a key each. A batch of 1,000 queries goes as Arrow to the service and
+straight to `cibhash.hamming.search` with as many threads as there are shards, in turn. Single queries (JSON, k = 10)
+and requests to a Serve deployment that only answers are sent in turn by 1, 16 and 64 clients; the clients share the
+machine with the service. The memory of a shard's replica is what it has beyond that of a shard of one code. Goals: 0.8
+of the bare throughput, 1.1 times codes and ids.
 """
 
 import argparse
@@ -45,7 +45,6 @@ from tests.datasets import published_encoder
 
 _BITS, _K, _BATCH = 64, 100, 1000
 _NOTHING, _SEARCH = "no-op handler", "single query"
-_ROWS_AT_A_TIME = 2_000_000
 
 
 @ray_serve.deployment(ray_actor_options={"num_cpus": 0.25}, max_ongoing_requests=128)
@@ -146,7 +145,8 @@ def _batches(url: str, queries: Codes, database: Codes, options: argparse.Namesp
     measuring.require(all(np.array_equal(found[0].ids, one.ids) for one in found), "all answers are equal")
     pairs = len(queries) * len(database) / 1e9
     return [
-        _row(name, "-", "g_per_s", pairs / row["median_s"], row["median_s"], row["median_s"], row["ratio"])
+        _row(name, "-", "g_per_s", pairs / row["median_s"], row["median_s"], max(times[name].seconds))
+        | {"ratio": row["ratio"], "ratio_best": row["ratio_best"]}
         for name, row in measuring.compared(times, "bare search").items()
     ]
 
@@ -165,8 +165,9 @@ def _singles(url: str, queries: Codes, options: argparse.Namespace) -> list[meas
                     rates[name].append(options.requests / whole)
         for name, each in seconds.items():
             rate, p50, p99 = statistics.median(rates[name]), *np.percentile(each, (50, 99)).tolist()
-            ratio = rate / statistics.median(rates[_NOTHING])
-            rows.append(_row(name, clients, "requests_per_s", rate, p50, p99, ratio))
+            ratios = [one / nothing for one, nothing in zip(rates[name], rates[_NOTHING], strict=True)]
+            row = _row(name, clients, "requests_per_s", rate, p50, p99)
+            rows.append(row | {"ratio": statistics.median(ratios), "ratio_best": max(ratios)})
     return rows
 
 
@@ -189,9 +190,9 @@ async def _ask(url: str, bodies: list[bytes], clients: int, requests: int) -> tu
         return seconds, time.perf_counter() - begun
 
 
-def _row(name: str, clients: object, unit: str, rate: float, p50: float, p99: float, ratio: float) -> measuring.Row:
+def _row(name: str, clients: object, unit: str, rate: float, p50: float, p99: float) -> measuring.Row:
     times = {"p50_ms": 1000 * p50, "p99_ms": 1000 * p99}
-    return {"candidate": name, "clients": clients, "unit": unit, "rate": rate, **times, "ratio": ratio}
+    return {"candidate": name, "clients": clients, "unit": unit, "rate": rate, **times}
 
 
 def _resident(slot: int) -> float:
