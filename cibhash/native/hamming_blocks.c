@@ -55,7 +55,8 @@ static inline __attribute__((always_inline)) void separate(
 }
 
 /* Codes of any width. */
-static void separate_uneven(const uint8_t *bytes, size_t count, size_t width, uint8_t *lanes, size_t stride, size_t lane)
+static void separate_uneven(
+    const uint8_t *bytes, size_t count, size_t width, uint8_t *lanes, size_t stride, size_t lane)
 {
     for (size_t i = 0; i < count; i++)
         for (size_t at = 0; at < width; at += lane) {

@@ -14,10 +14,10 @@
 #include "hamming.h"
 
 #define PORTION 256           /* keys that enter before the bound is looked at again */
-#define SAMPLED_FROM 16384    /* codes; of fewer no sample is taken */
+#define SAMPLED_FROM 2048     /* codes; of fewer no sample is taken */
 #define SAMPLE_SHARE 64       /* codes for each that is in the sample */
 #define MAX_SAMPLE 262144
-#define ALL_SHARE 8           /* of more than this part of the database, all distances are counted */
+#define ALL_SHARE 16          /* of more than this part of the database, all distances are counted */
 #define MAX_KEPT (BUDGET / 64) /* and of more than this, so that the budget has room for one query at least */
 
 struct selection {
@@ -74,7 +74,8 @@ static void enter(struct selection *selection, const uint64_t *keys, size_t coun
 }
 
 /* Compares all codes with all selections. */
-static void scan(const struct pair *pair, const struct blocks *blocks, struct selection *selections, size_t num, size_t k)
+static void scan(
+    const struct pair *pair, const struct blocks *blocks, struct selection *selections, size_t num, size_t k)
 {
     for (size_t first = 0; first < blocks->codes.count;) {
         struct block block = block_at(blocks, first);
@@ -133,7 +134,8 @@ static size_t bound_from(const struct selection *selection, size_t rank)
     return bound;
 }
 
-static void start_all(const struct pair *pair, const struct blocks *sample, struct selection *selections, size_t num, size_t k)
+static void start_all(
+    const struct pair *pair, const struct blocks *sample, struct selection *selections, size_t num, size_t k)
 {
     size_t in_sample = sample->codes.count, rank = rank_in_sample(k, in_sample, pair->database.codes.count);
     for (size_t i = 0; i < num; i++)
@@ -231,8 +233,7 @@ int32_t cibhash_hamming_search(
     if (trouble)
         return trouble;
     if (num_queries > 0) {
-        int large = k > num_codes / ALL_SHARE && num_codes > SAMPLED_FROM;
-        large |= k > MAX_KEPT;
+        int large = k > num_codes / ALL_SHARE || k > MAX_KEPT;
         trouble = (large ? rank_all : search)(&pair, (size_t)k, positions, distances);
     }
     close_pair(&pair);

@@ -4,6 +4,7 @@ import os
 import resource
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -183,9 +184,11 @@ def test_arrays_need_not_be_contiguous() -> None:
 
 
 def test_more_queries_than_the_budget_holds_at_once() -> None:
-    case = _case(1, 8, 30, 200_000, 500, 12)
-    expected = hamming_numpy.search(case.queries, case.database, 24_000)
-    _check((case.queries, case.database, 24_000), native.search, expected)
+    """Each may keep 4 (k + 256) keys of 8 bytes: together more than 64 MB."""
+    case = _case(1, 8, 700, 45_000, 500, 12)
+    assert len(case.queries) * 32 * (2800 + 256) > 2**26
+    assert len(case.database) / 2800 > 16  # else all distances are counted, and nothing is kept
+    _check_search(case.queries, case.database, 2800)
 
 
 def test_longer_codes_are_left_to_numpy() -> None:
@@ -239,23 +242,26 @@ def test_limits_that_do_not_fit_the_codes(limits: tuple[int, int]) -> None:
     assert (answer[:, max(limits[1], 0) :] == -7).all()
 
 
-@pytest.fixture
-def little_memory() -> Iterator[None]:
+@contextmanager
+def _little_memory() -> Iterator[None]:
     """The process may take 20 MB more than it has."""
     before = resource.getrlimit(resource.RLIMIT_AS)
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + 20_000_000, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_AS, before)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
 
 
 @pytest.mark.skipif(bool(os.environ.get("CIBHASH_NATIVE")), reason="a sanitizer needs all the memory there is")
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux")
-def test_memory_that_runs_out(little_memory: None) -> None:
-    queries = np.zeros((60, 8), np.uint8)
-    assert native.search(queries, np.zeros((40_000, 8), np.uint8), 4000) is not None
-    pair = (np.zeros((600, 8), np.uint8), 600, np.zeros((40_000, 8), np.uint8), 40_000, 8)
-    assert _call("search", *pair, 4000, *NUMBERS, 2) == NO_MEMORY
+def test_memory_that_runs_out() -> None:
+    queries, database, k = np.zeros((700, 8), np.uint8), np.zeros((45_000, 8), np.uint8), 2800
+    positions, distances = np.empty((700, k), np.int64), np.empty((700, k), np.int32)
+    with _little_memory():
+        found = [_call("search", queries, n, database, 45_000, 8, k, positions, distances, 2) for n in (700, 70)]
+    assert found == [NO_MEMORY, 0]
 
 
 @pytest.mark.parametrize("threads", [2, 3, 16])
