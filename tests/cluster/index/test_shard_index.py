@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
 from cibhash.errors import DataError, ManifestMismatch, NotFound
-from cibhash.native.library import library
+from cibhash.native.library import Level, library
 from cibhash.types import PADDING_DISTANCE, PADDING_ID, Codes, Ids
 from cluster.code_tables import code_schema, packed_array
 from cluster.index import faiss_flat, flat_codes, shard_files
@@ -58,8 +58,9 @@ def without_compiled_code(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_which_way_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     codes = np.zeros((3, 2), np.uint8)
-    compiled = flat_codes.CompiledFlat if library() is not None else faiss_flat.FaissFlat
-    assert isinstance(flat_codes.flat_codes(codes, 1), compiled)
+    found = library()
+    fast = found is not None and found.cibhash_level() >= Level.AVX2
+    assert isinstance(flat_codes.flat_codes(codes, 1), flat_codes.CompiledFlat if fast else faiss_flat.FaissFlat)
     monkeypatch.setattr(flat_codes, "library", lambda: None)
     assert isinstance(flat_codes.flat_codes(codes, 1), faiss_flat.FaissFlat)
 
