@@ -4,6 +4,7 @@ Knows nothing of indexes, shards or files. Shapes: Q queries, N database codes, 
 shows in the time alone, and so does the number of threads.
 """
 
+import functools
 import itertools
 import operator
 from collections.abc import Callable, Sequence
@@ -20,6 +21,8 @@ from cibhash.relevance import checked_labels, share_label
 from cibhash.types import PADDING_DISTANCE, PADDING_ID, Codes, Distances, Ids, Labels, Neighbors, RangeNeighbors
 
 _Part = TypeVar("_Part")
+_SHARED_ROWS = 2**18
+"""Codes from which on threads share them, if there are fewer queries than threads."""
 
 
 def distances(queries: Codes, database: Codes) -> Distances:
@@ -47,7 +50,7 @@ def search(queries: Codes, database: Codes, k: int, *, ids: Ids | None = None, t
         database: Packed codes, uint8 (N, B/8); one whose ids do not ascend is copied.
         k: Number of neighbors, at least 1; beyond N the columns are padding.
         ids: Id of each database code, int64 (N,), in any order; 0 to N - 1 if absent.
-        threads: That share the queries, at least 1.
+        threads: That share the queries, or a large database where these are fewer; at least 1.
 
     Returns:
         Ids and distances, (Q, k), padded with (-1, 2147483647).
@@ -63,11 +66,22 @@ def search(queries: Codes, database: Codes, k: int, *, ids: Ids | None = None, t
     database, sorted_ids = _in_order(database, ids)
     kept = min(k, len(database))
 
-    def nearest(rows: slice) -> tuple[Ids, Distances]:
-        found = native.search(queries[rows], database, kept) if kept else None
-        return hamming_numpy.search(queries[rows], database, kept) if found is None else found
+    def nearest(rows: slice, part: slice) -> tuple[Ids, Distances]:
+        codes = database[part]
+        count = min(kept, len(codes))
+        found = native.search(queries[rows], codes, count) if count else None
+        positions, found_distances = hamming_numpy.search(queries[rows], codes, count) if found is None else found
+        return positions + part.start if part.start else positions, found_distances
 
-    positions, found_distances = map(_joined, zip(*_by_threads(nearest, len(queries), threads), strict=True))
+    if len(queries) < threads and len(database) >= _SHARED_ROWS:
+        parts = _each(functools.partial(nearest, slice(None)), _ranges(len(database), threads))
+        positions, found_distances = (np.concatenate(columns, axis=1) for columns in zip(*parts, strict=True))
+        order = np.lexsort((positions, found_distances), axis=1)[:, :kept]
+        positions, found_distances = (np.take_along_axis(found, order, 1) for found in (positions, found_distances))
+    else:
+        every = slice(0, len(database))
+        found = _by_threads(lambda rows: nearest(rows, every), len(queries), threads)
+        positions, found_distances = map(_joined, zip(*found, strict=True))
     found_ids = positions if sorted_ids is None else sorted_ids[positions]
     return Neighbors(_padded(found_ids, k, PADDING_ID), _padded(found_distances, k, PADDING_DISTANCE))
 
@@ -151,12 +165,19 @@ def _by_threads(work: Callable[[slice], _Part], num_queries: int, threads: int) 
     threads = operator.index(threads)
     if threads <= 0:
         raise ValueError(f"threads is {threads}, expected at least 1")
-    num_parts = max(1, min(threads, num_queries))
-    limits = [part * num_queries // num_parts for part in range(num_parts + 1)]
-    ranges = [slice(*pair) for pair in itertools.pairwise(limits)]
-    if num_parts == 1:
+    return _each(work, _ranges(num_queries, threads))
+
+
+def _ranges(count: int, threads: int) -> list[slice]:
+    num_parts = max(1, min(threads, count))
+    limits = [part * count // num_parts for part in range(num_parts + 1)]
+    return [slice(*pair) for pair in itertools.pairwise(limits)]
+
+
+def _each(work: Callable[[slice], _Part], ranges: Sequence[slice]) -> list[_Part]:
+    if len(ranges) == 1:
         return [work(ranges[0])]
-    with ThreadPoolExecutor(num_parts) as pool:
+    with ThreadPoolExecutor(len(ranges)) as pool:
         return list(pool.map(work, ranges))
 
 

@@ -181,6 +181,21 @@ def test_no_queries_give_empty_answers():
 
 
 @pytest.mark.usefixtures("way")
+@pytest.mark.parametrize("num_queries", [1, 2, 3])
+@pytest.mark.parametrize("k", [1, 7, 20, 60, 80])
+def test_few_queries_share_the_database(num_queries: int, k: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Heavy ties across the cuts, ids in any order, k beyond a part and beyond all."""
+    monkeypatch.setattr(hamming, "_SHARED_ROWS", 10)
+    draws = np.random.default_rng(k)
+    database = draws.integers(0, 3, (63, 2), np.uint8)
+    ids = draws.permutation(1000)[:63]
+    alone = hamming.search(database[:num_queries], database, k, ids=ids)
+    for threads in (2, 4, 9):
+        shared = hamming.search(database[:num_queries], database, k, ids=ids, threads=threads)
+        np.testing.assert_array_equal(shared.ids, alone.ids)
+        np.testing.assert_array_equal(shared.distances, alone.distances)
+
+
 def test_threads_share_the_queries():
     rng = np.random.default_rng(0)
     queries, database = rng.integers(0, 4, (7, 3), dtype=np.uint8), rng.integers(0, 4, (90, 3), dtype=np.uint8)
