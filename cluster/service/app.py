@@ -1,8 +1,8 @@
 """Serves an index with Ray Serve: a deployment per shard, a query encoder, and the HTTP ingress.
 
 Knows nothing of routes and answers. What is served is the version that `CURRENT` names; another one is loaded beside it
-and taken over without a pause (`current_router`, `loaded_versions`). `build_app` is also the import path for a Serve
-config file: `cluster.service.app:build_app`.
+and taken over without a pause (`current_router`, `loaded_versions`). A Serve config file names
+`cluster.service.app:deployed_app`.
 """
 
 import contextlib
@@ -106,6 +106,18 @@ def build_app(config: ServeConfig) -> ray_serve.Application:
     return app
 
 
+def deployed_app(config: ServeConfig) -> ray_serve.Application:
+    """The application of a Serve config file, whose proxies other machines reach: tokens are a must.
+
+    Raises:
+        CIBHashError: as `build_app`.
+        ConfigError: no token file is named.
+    """
+    if not config.token_file:
+        raise ConfigError("token_file: needed in a Serve config file, for its proxies listen beyond this machine")
+    return build_app(config)
+
+
 @contextlib.contextmanager
 def running_service(config: ServeConfig) -> Iterator[str]:
     """The service for the duration of the block; yields its address, `http://host:port`.
@@ -119,7 +131,7 @@ def running_service(config: ServeConfig) -> Iterator[str]:
     host = f"[{config.host}]" if ":" in config.host else config.host
     with ray_session(config.ray):
         if ray_serve.status().proxies:
-            raise ConfigError("Ray Serve already runs on this cluster: deploy cluster.service.app:build_app instead")
+            raise ConfigError("Ray Serve already runs on this cluster: deploy cluster.service.app:deployed_app instead")
         try:
             ray_serve.start(
                 proxy_location="HeadOnly",
