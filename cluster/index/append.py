@@ -65,7 +65,7 @@ def append_to_index(config: IndexConfig) -> IndexResult:
     base_uri = storage.join(uri, version)
     with ray_session(config.ray):
         kept = keep_shards(index, base_uri, change.gone, change.new)
-        new = _write_new(base_uri, change, kept, index.manifest.bits)
+        new = _write_new(base_uri, change, kept, index.manifest)
     count = sum(entry.count for entry in (*kept, *new))
     if count != change.count:
         raise DataError(f"{base_uri}: {count} rows reached the index, the manifests say {change.count}")
@@ -96,11 +96,13 @@ def _change(index: OpenIndex, config: IndexConfig) -> _Change:
     )
 
 
-def _write_new(base_uri: str, change: _Change, kept: Sequence[IndexShardEntry], bits: int) -> list[IndexShardEntry]:
+def _write_new(
+    base_uri: str, change: _Change, kept: Sequence[IndexShardEntry], like: IndexManifest
+) -> list[IndexShardEntry]:
     """Shards of the new rows; an index of which nothing is left has one empty shard."""
     if kept and not change.new:
         return []
-    return write_shards(base_uri, plan_shards(change.new, change.num_new_shards, len(kept)), bits)
+    return write_shards(base_uri, plan_shards(change.new, change.num_new_shards, len(kept)), like.bits, like.spec)
 
 
 def _counted(change: _Change, result: IndexResult, num_kept: int, num_new: int) -> IndexResult:

@@ -29,7 +29,8 @@ def build_index(config: IndexConfig) -> IndexResult:
     Tables without a row make an index of one empty shard, whatever `shards` is.
 
     Raises:
-        ConfigError: no code table is named, one is named twice, or there are more shards than rows.
+        ConfigError: no code table is named, one is named twice, there are more shards than rows, or the kind cannot
+            hold codes of this length.
         ManifestMismatch: tables of different encoders or code lengths, or a part that is not what its manifest says.
         DataError: an id occurs twice, or the rows are not as many as the manifests say.
         NotFound: with `append` and `compact`, there is no index, or a table version that it was built from is gone.
@@ -53,9 +54,11 @@ def _build(config: IndexConfig) -> IndexResult:
         code_tables=(),
         bits=first.bits,
         prefixes=first.prefixes,
-        kind=config.kind,
+        kind=config.kind or "flat",
+        parameters=config.parameters,
         shards=(),
     )
+    manifest.spec.check(next(iter(tables)), first.bits)
     num_shards = _num_shards(config, count, first.bits) or 1
     if config.dry_run:
         return planned(uri, manifest, count, num_shards)
@@ -106,7 +109,7 @@ def _publish_fresh(
     version = next_version(uri, IndexManifest.file_name)
     with ray_session(ray):
         plans = plan_shards(sources_of(tables), num_shards)
-        entries = write_shards(storage.join(uri, version), plans, manifest.bits)
+        entries = write_shards(storage.join(uri, version), plans, manifest.bits, manifest.spec)
     written, count = sum(entry.count for entry in entries), _rows(tables)
     if written != count:
         raise DataError(f"{', '.join(tables)}: {written} rows reached the index, the manifests say {count}")

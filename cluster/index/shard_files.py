@@ -113,6 +113,16 @@ def read_shard_ids(base_uri: str, entry: IndexShardEntry, bits: int) -> tuple[Id
     return np.delete(ids, hidden), ids[hidden]
 
 
+def read_shard_codes(base_uri: str, entry: IndexShardEntry, bits: int) -> Codes:
+    """The packed codes uint8 (N, B/8) of a shard that are not hidden; rows are not read.
+
+    Raises:
+        ManifestMismatch, DataError: as `read_shard_files`.
+    """
+    codes, _, hidden = _read_stored(base_uri, entry, bits)
+    return np.delete(codes, hidden, axis=0)
+
+
 def _read_stored(base_uri: str, entry: IndexShardEntry, bits: int) -> tuple[Codes, Ids, Ids]:
     """All codes and ids in the files, and the positions that are hidden; the three agree with the manifest."""
     folder = beside(base_uri, entry.version)
