@@ -142,7 +142,7 @@ class IndexConfig(JobConfig):
 
     With --append the new version follows the code tables as they are now: it lists the shards of the version before,
     hides the rows that are gone and adds small shards for new ones. With --compact the same rows go into fresh shards.
-    Answers are those of an index built anew, and older versions stay as they are.
+    Exact answers are those of an index built anew, and older versions stay as they are.
     """
 
     codes: str = ""
@@ -150,12 +150,12 @@ class IndexConfig(JobConfig):
     to those that the index has."""
     output: str
     """The index directory."""
-    kind: IndexKind | None = None
+    kind: IndexKind = "flat"
     """How shards are searched. Exact: `flat` compares all codes; `unique` only those that differ, for codes of which
     many are equal; `table` looks codes of 16 bits up, in time that does not grow with their number. Approximate, by a
     structure of FAISS that is built and stored with each shard, and whose recall is measured and recorded: `ivf`,
-    `multihash`, `hnsw`. A radius is answered exactly by every kind. Default: flat; --append and --compact keep the kind
-    and parameters that the index has."""
+    `multihash`, `hnsw`. A radius is answered exactly by every kind. --append and --compact keep the kind that the index
+    has, with its parameters, whether named or not."""
     ivf: IvfConfig = IvfConfig()
     """Parameters of kind ivf."""
     multihash: MultiHashConfig = MultiHashConfig()
@@ -195,8 +195,6 @@ class IndexConfig(JobConfig):
         for kind in sorted(APPROXIMATE):
             if kind != self.kind and (asked := _asked(getattr(self, kind))):
                 raise ValueError(f"{kind}.{next(iter(asked))}: only with --kind {kind}")
-        if self.kind is not None and (self.append or self.compact):
-            raise ValueError("kind: --append and --compact keep the kind that the index has")
         if self.append and self.shards is not None:
             raise ValueError("shards: not with --append, which keeps the shards that are there")
         if self.bytes_per_shard:

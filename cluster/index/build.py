@@ -12,6 +12,7 @@ from cluster.code_versions import open_codes
 from cluster.config import IndexConfig, RayConfig
 from cluster.index.append import append_to_index
 from cluster.index.index_result import IndexResult, planned, published
+from cluster.index.kinds import KindSpec
 from cluster.index.recorded_tables import recorded_tables
 from cluster.index.shard_plans import plan_shards, rows_per_shard
 from cluster.index.shard_writing import write_shards
@@ -30,7 +31,7 @@ def build_index(config: IndexConfig) -> IndexResult:
 
     Raises:
         ConfigError: no code table is named, one is named twice, there are more shards than rows, or the kind cannot
-            hold codes of this length.
+            hold codes of this length; with `append` and `compact`, the index is of another kind.
         ManifestMismatch: tables of different encoders or code lengths, or a part that is not what its manifest says.
         DataError: an id occurs twice, or the rows are not as many as the manifests say.
         NotFound: with `append` and `compact`, there is no index, or a table version that it was built from is gone.
@@ -54,7 +55,7 @@ def _build(config: IndexConfig) -> IndexResult:
         code_tables=(),
         bits=first.bits,
         prefixes=first.prefixes,
-        kind=config.kind or "flat",
+        kind=config.kind,
         parameters=config.parameters,
         shards=(),
     )
@@ -69,6 +70,7 @@ def _compact(config: IndexConfig) -> IndexResult:
     uri = storage.absolute(config.output)
     index, pointer = open_current(uri)
     manifest, tables = index.manifest, recorded_tables(index)
+    manifest.spec.check_kept(uri, KindSpec(config.kind, config.parameters))
     check_tables(tables, like=(index.base_uri, manifest.encoder_digest, manifest.bits))
     count = _rows(tables)
     if count != manifest.count:

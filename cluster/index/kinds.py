@@ -45,6 +45,21 @@ class KindSpec:
                     f"but the codes of {uri} have {bits} bits together"
                 )
 
+    def check_kept(self, uri: str, asked: "KindSpec") -> None:
+        """Refuses another kind than `flat`, which may just be the default, for an index that has this one.
+
+        Raises:
+            ConfigError: naming both.
+        """
+        differs = any(self.parameters.get(name) != value for name, value in asked.parameters.items())
+        if differs or asked.kind not in ("flat", self.kind):
+            raise ConfigError(
+                f"asked for kind {asked}, but {uri} is of kind {self}, which it keeps: build another index"
+            )
+
+    def __str__(self) -> str:
+        return " ".join((self.kind, *(f"{name}={value}" for name, value in self.parameters.items())))
+
     def of_shard(self, count: int, bits: int) -> dict[str, int]:
         """All parameters of a shard of an approximate kind.
 

@@ -99,8 +99,10 @@ def _ranges(ends: Ids) -> Iterator[slice]:
 
 
 def _position(found: Ids) -> Ids:
-    return found & (2**_POSITION_BITS - 1)
+    positions: Ids = found & (2**_POSITION_BITS - 1)
+    return positions
 
 
 def _distance(found: Ids) -> Ids:
-    return (found >> _POSITION_BITS) & (2**_DISTANCE_BITS - 1)
+    distances: Ids = (found >> _POSITION_BITS) & (2**_DISTANCE_BITS - 1)
+    return distances
