@@ -4,7 +4,8 @@ Knows nothing of ids and rows, and of how shards are made. A structure is of the
 rows are hidden, another one is built, so no search has to leave any out.
 """
 
-import hashlib
+import tempfile
+from pathlib import Path
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from cluster import storage
 from cluster.index.approximate_codes import ApproximateCodes, build_structure, from_bytes, to_bytes
 from cluster.index.flat_codes import flat_codes
 from cluster.index.kinds import KindSpec
+from cluster.index.shard_files import put_named
 from cluster.manifests import IndexShardEntry, SearchStructure, read_verified
 from cluster.versions import beside
 
@@ -35,17 +37,15 @@ def write_structure(base_uri: str, number: int, codes: Codes, spec: KindSpec) ->
         return None
     parameters = spec.of_shard(len(codes), 8 * codes.shape[1])
     structure = build_structure(spec.kind, codes, parameters)
-    content = to_bytes(structure)
-    sha256 = hashlib.sha256(content).hexdigest()
-    path = f"data/{spec.kind}-{number:05d}-{sha256[:16]}.faiss"
     k, queries = sample_k(len(codes)), codes[sample_positions(len(codes))]
     _, found = ApproximateCodes(codes, structure, threads=1).search(queries, k)
     _, exact = flat_codes(codes, threads=1).search(queries, k)
-    storage.write_bytes(storage.join(base_uri, path), content)
+    with tempfile.TemporaryDirectory(prefix="cibhash-index-") as folder:
+        path = Path(folder, "structure.faiss")
+        path.write_bytes(to_bytes(structure))
+        listed = put_named(base_uri, number, path)
     return SearchStructure(
-        path=path,
-        bytes=len(content),
-        sha256=sha256,
+        **listed.model_dump(),
         parameters=parameters,
         recall=index_recall(found, exact),
         k=k,

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -185,14 +186,18 @@ def test_a_query_that_finds_too_few_is_answered_exactly(kind: IndexKind) -> None
 
 
 @pytest.mark.parametrize("kind", APPROXIMATE)
-def test_structures_of_equal_codes_are_equal(kind: IndexKind) -> None:
+def test_equal_codes_give_equal_bytes_and_threads_equal_answers(kind: IndexKind) -> None:
     codes = clustered_codes(1, 500, 32)
     spec = KindSpec(kind).of_shard(500, 32)
     content = to_bytes(build_structure(kind, codes, spec))
     assert to_bytes(build_structure(kind, codes.copy(), spec)) == content
     one, two = (ApproximateCodes(codes, from_bytes(content), threads) for threads in (1, 2))
-    for first, second in zip(one.search(codes[:40], 9), two.search(codes[:40], 9), strict=True):
-        np.testing.assert_array_equal(first, second)
+    expected = one.search(codes[:40], 9)
+    with ThreadPoolExecutor(4) as pool:
+        at_once = list(pool.map(lambda _: one.search(codes[:40], 9), range(12)))
+    for found in (two.search(codes[:40], 9), *at_once):
+        for first, second in zip(found, expected, strict=True):
+            np.testing.assert_array_equal(first, second)
 
 
 def test_a_structure_of_other_codes_is_refused() -> None:
