@@ -114,8 +114,7 @@ class IvfConfig(Section):
     nlist: PositiveInt | None = None
     """Lists of a shard. Default: the root of its codes, and at least 39 codes for each."""
     nprobe: PositiveInt | None = None
-    """Lists that a query looks through: more find more, in more time. Default: one of 32, at
-    least 16."""
+    """Lists that a query looks through: more find more, in more time. Default: 32."""
 
 
 class MultiHashConfig(Section):

@@ -70,7 +70,7 @@ class KindSpec:
         asked = self.parameters
         if self.kind == "ivf":
             nlist = min(asked.get("nlist", max(1, min(math.isqrt(count), count // _POINTS_PER_LIST))), count)
-            return {"nlist": nlist, "nprobe": min(asked.get("nprobe", max(16, nlist // 32)), nlist)}
+            return {"nlist": nlist, "nprobe": min(asked.get("nprobe", 32), nlist)}
         if self.kind == "multihash":
             fitting = max(1, bits // asked.get("nhash", 1))
             hash_bits = asked.get("hash_bits", min(16, fitting, max(4, count.bit_length() - 1)))

@@ -200,6 +200,22 @@ def test_equal_codes_give_equal_bytes_and_threads_equal_answers(kind: IndexKind)
             np.testing.assert_array_equal(first, second)
 
 
+def test_the_order_of_a_structure_does_not_matter() -> None:
+    codes, ids = random_codes(np.random.default_rng(8), 60, 16, 4)
+    structure = build_structure("ivf", codes, {"nlist": 2, "nprobe": 2})
+
+    class Reversed:
+        d, ntotal = structure.d, structure.ntotal
+
+        def search(self, queries: Codes, k: int) -> tuple[Ids, Ids]:
+            distances, positions = structure.search(queries, k)
+            return distances[:, ::-1], positions[:, ::-1]
+
+    index = ShardIndex(codes, ids, [], kind="ivf", searchable=ApproximateCodes(codes, Reversed(), 1))
+    for k in (7, 60):
+        check_ordered(index, codes[:9], codes, ids, k)
+
+
 def test_a_structure_of_other_codes_is_refused() -> None:
     codes = clustered_codes(1, 50, 32)
     structure = build_structure("hnsw", codes, {"m": 4, "ef_search": 8})
