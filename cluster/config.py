@@ -18,6 +18,7 @@ from pydantic import (
 )
 
 from cluster.evaluation.methods import OUR_NAME, check_names
+from cluster.index.kinds import APPROXIMATE, IndexKind
 from cluster.sizes import parse_size
 
 
@@ -107,12 +108,41 @@ class EncodeConfig(JobConfig):
     """Share of images that may be refused (10 images always may); above it the job fails."""
 
 
+class IvfConfig(Section):
+    """Kind `ivf`: codes in lists around trained centers; a query looks through the lists of the nearest centers."""
+
+    nlist: PositiveInt | None = None
+    """Lists of a shard. Default: the root of its codes, and at least 39 codes for each."""
+    nprobe: PositiveInt | None = None
+    """Lists that a query looks through: more find more, in more time. Default: 32."""
+
+
+class MultiHashConfig(Section):
+    """Kind `multihash`: codes in tables by several of their pieces; a query looks up its own and those close to it."""
+
+    nhash: PositiveInt | None = None
+    """Pieces of a code, each with a table of its own. Default: 4, or as many as fit."""
+    hash_bits: Annotated[int, Field(ge=1, le=62)] | None = None
+    """Bits of a piece. Default: 16, less for a shard of less than 65,536 codes."""
+    nflip: NonNegativeInt | None = None
+    """Bits of a piece that may differ: more find more, in far more time. Default: 2."""
+
+
+class HnswConfig(Section):
+    """Kind `hnsw`: a graph of neighbors that a query walks along."""
+
+    m: Annotated[int, Field(ge=2, le=256)] | None = None
+    """Links of a code, twice as many on the lowest level, 4 bytes each. Default: 16."""
+    ef_search: PositiveInt | None = None
+    """Candidates that a query keeps on its way: more find more, in more time. Default: 256."""
+
+
 class IndexConfig(JobConfig):
     """Build a new version of an index from code tables and switch OUTPUT/CURRENT to it.
 
     With --append the new version follows the code tables as they are now: it lists the shards of the version before,
     hides the rows that are gone and adds small shards for new ones. With --compact the same rows go into fresh shards.
-    Answers are those of an index built anew, and older versions stay as they are.
+    Exact answers are those of an index built anew, and older versions stay as they are.
     """
 
     codes: str = ""
@@ -120,8 +150,18 @@ class IndexConfig(JobConfig):
     to those that the index has."""
     output: str
     """The index directory."""
-    kind: Literal["flat"] = "flat"
-    """`flat`: exact search."""
+    kind: IndexKind = "flat"
+    """How shards are searched. Exact: `flat` compares all codes; `unique` only those that differ, for codes of which
+    many are equal; `table` looks codes of 16 bits up, in time that does not grow with their number. Approximate, by a
+    structure of FAISS that is built and stored with each shard, and whose recall is measured and recorded: `ivf`,
+    `multihash`, `hnsw`. A radius is answered exactly by every kind. --append and --compact keep the kind that the index
+    has, with its parameters, whether named or not."""
+    ivf: IvfConfig = IvfConfig()
+    """Parameters of kind ivf."""
+    multihash: MultiHashConfig = MultiHashConfig()
+    """Parameters of kind multihash."""
+    hnsw: HnswConfig = HnswConfig()
+    """Parameters of kind hnsw."""
     append: bool = False
     """Follow the current version's code tables: only parts that are new or gone are read."""
     compact: bool = False
@@ -133,6 +173,11 @@ class IndexConfig(JobConfig):
     bytes_per_shard: str = ""
     """Instead: the most memory that codes and ids of a shard may take, as in 256MB or 1GiB. With --append: of a new
     shard."""
+
+    @property
+    def parameters(self) -> dict[str, int]:
+        """Those of the kind that are not left to the size of a shard."""
+        return _asked(getattr(self, self.kind)) if self.kind in APPROXIMATE else {}
 
     @property
     def shard_bytes(self) -> int:
@@ -147,6 +192,9 @@ class IndexConfig(JobConfig):
             raise ValueError("codes: --compact keeps the code tables that the index has; --append adds one")
         if not (self.codes or self.append or self.compact):
             raise ValueError("codes: a code table is needed (unless --append or --compact)")
+        for kind in sorted(APPROXIMATE):
+            if kind != self.kind and (asked := _asked(getattr(self, kind))):
+                raise ValueError(f"{kind}.{next(iter(asked))}: only with --kind {kind}")
         if self.append and self.shards is not None:
             raise ValueError("shards: not with --append, which keeps the shards that are there")
         if self.bytes_per_shard:
@@ -157,6 +205,10 @@ class IndexConfig(JobConfig):
             except ValueError as error:
                 raise ValueError(f"bytes_per_shard {error}") from None
         return self
+
+
+def _asked(section: Section) -> dict[str, int]:
+    return section.model_dump(exclude_none=True)
 
 
 class ServeConfig(JobConfig):

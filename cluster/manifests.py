@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from cibhash.errors import DataError, ManifestMismatch, NotFound
 from cibhash.types import TarShard
 from cluster import storage
+from cluster.index.kinds import IndexKind, KindSpec
 
 M = TypeVar("M", bound="Manifest")
 
@@ -140,6 +141,18 @@ class HiddenIds(ListedFile):
     """Version whose folder holds the file; empty: the manifest's own."""
 
 
+class SearchStructure(ListedFile):
+    """What FAISS built from the codes of an index shard that are not hidden, and how much of the truth it finds."""
+
+    parameters: dict[str, int]
+    recall: float
+    """Share of the k nearest that it finds of as many codes of the shard; one as close as the k-th nearest counts."""
+    k: int
+    num_queries: int
+    version: str = Field(default="", exclude_if=_is_default)
+    """Version whose folder holds the file; empty: the manifest's own."""
+
+
 class IndexShardEntry(BaseModel):
     """One index shard: codes and ids in one safetensors file, and the rows they stand for as Arrow.
 
@@ -158,6 +171,8 @@ class IndexShardEntry(BaseModel):
     version: str = Field(default="", exclude_if=_is_default)
     """Version whose folder holds `codes` and `rows`; empty: the manifest's own."""
     hidden: HiddenIds | None = Field(default=None, exclude_if=_is_default)
+    structure: SearchStructure | None = Field(default=None, exclude_if=_is_default)
+    """Of the approximate kinds alone; an empty shard has none."""
 
     @property
     def stored(self) -> int:
@@ -187,13 +202,20 @@ class IndexManifest(Manifest):
     code_tables: tuple[CodeTableRef, ...]
     bits: int
     prefixes: tuple[int, ...]
-    kind: Literal["flat"] = "flat"
+    kind: IndexKind = "flat"
+    parameters: dict[str, int] = Field(default_factory=dict, exclude_if=_is_default)
+    """Those of the kind that were asked for; what a shard has is in its `structure`."""
     shards: tuple[IndexShardEntry, ...]
 
     @property
     def count(self) -> int:
         """Codes over all shards."""
         return sum(shard.count for shard in self.shards)
+
+    @property
+    def spec(self) -> KindSpec:
+        """What new shards are made by."""
+        return KindSpec(self.kind, self.parameters)
 
 
 def load_manifest(cls: type[M], uri: str) -> M:

@@ -157,7 +157,7 @@ def _ask_index(config: SearchConfig, queries: Sequence[_Query], k: int | None) -
     manifest = index.manifest
     if config.radius is not None and config.radius > manifest.bits:
         raise ConfigError(f"radius {config.radius}: the codes have {manifest.bits} bits")
-    shards = [ShardIndex.load(index.base_uri, entry, manifest.bits) for entry in manifest.shards]
+    shards = [ShardIndex.load(index.base_uri, entry, manifest.bits, kind=manifest.kind) for entry in manifest.shards]
     codes = _codes(config, queries, index, shards)
     if k is not None:
         kept = max(1, min(k, manifest.count))

@@ -14,6 +14,7 @@ from cluster import storage
 from cluster.code_versions import open_codes
 from cluster.config import IndexConfig
 from cluster.index.index_result import IndexResult, own_bytes, planned, published
+from cluster.index.kinds import KindSpec
 from cluster.index.recorded_tables import current_tables, recorded_tables
 from cluster.index.shard_hiding import keep_shards
 from cluster.index.shard_plans import plan_shards, rows_per_shard
@@ -46,7 +47,7 @@ def append_to_index(config: IndexConfig) -> IndexResult:
     """Publishes the version that follows; where nothing changed, says so and publishes none.
 
     Raises:
-        ConfigError: a code table is named twice.
+        ConfigError: a code table is named twice, or the index is of another kind.
         ManifestMismatch: a table of another encoder or code length, or a file that is not what its manifest says.
         DataError: a new row has the id of one that stays, or the counts do not add up.
         NotFound: there is no index, or a table version that it was built from is gone.
@@ -54,6 +55,7 @@ def append_to_index(config: IndexConfig) -> IndexResult:
     """
     uri = storage.absolute(config.output)
     index, pointer = open_current(uri)
+    index.manifest.spec.check_kept(uri, KindSpec(config.kind, config.parameters))
     change, num_kept = _change(index, config), len(index.manifest.shards)
     if not change.gone and not change.new and len(change.tables) == len(index.manifest.code_tables):
         log("index: already up to date", index=uri, version=index.manifest.version)
@@ -65,7 +67,7 @@ def append_to_index(config: IndexConfig) -> IndexResult:
     base_uri = storage.join(uri, version)
     with ray_session(config.ray):
         kept = keep_shards(index, base_uri, change.gone, change.new)
-        new = _write_new(base_uri, change, kept, index.manifest.bits)
+        new = _write_new(base_uri, change, kept, index.manifest)
     count = sum(entry.count for entry in (*kept, *new))
     if count != change.count:
         raise DataError(f"{base_uri}: {count} rows reached the index, the manifests say {change.count}")
@@ -96,11 +98,13 @@ def _change(index: OpenIndex, config: IndexConfig) -> _Change:
     )
 
 
-def _write_new(base_uri: str, change: _Change, kept: Sequence[IndexShardEntry], bits: int) -> list[IndexShardEntry]:
+def _write_new(
+    base_uri: str, change: _Change, kept: Sequence[IndexShardEntry], like: IndexManifest
+) -> list[IndexShardEntry]:
     """Shards of the new rows; an index of which nothing is left has one empty shard."""
     if kept and not change.new:
         return []
-    return write_shards(base_uri, plan_shards(change.new, change.num_new_shards, len(kept)), bits)
+    return write_shards(base_uri, plan_shards(change.new, change.num_new_shards, len(kept)), like.bits, like.spec)
 
 
 def _counted(change: _Change, result: IndexResult, num_kept: int, num_new: int) -> IndexResult:

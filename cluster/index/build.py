@@ -12,6 +12,7 @@ from cluster.code_versions import open_codes
 from cluster.config import IndexConfig, RayConfig
 from cluster.index.append import append_to_index
 from cluster.index.index_result import IndexResult, planned, published
+from cluster.index.kinds import KindSpec
 from cluster.index.recorded_tables import recorded_tables
 from cluster.index.shard_plans import plan_shards, rows_per_shard
 from cluster.index.shard_writing import write_shards
@@ -29,7 +30,8 @@ def build_index(config: IndexConfig) -> IndexResult:
     Tables without a row make an index of one empty shard, whatever `shards` is.
 
     Raises:
-        ConfigError: no code table is named, one is named twice, or there are more shards than rows.
+        ConfigError: no code table is named, one is named twice, there are more shards than rows, or the kind cannot
+            hold codes of this length; with `append` and `compact`, the index is of another kind.
         ManifestMismatch: tables of different encoders or code lengths, or a part that is not what its manifest says.
         DataError: an id occurs twice, or the rows are not as many as the manifests say.
         NotFound: with `append` and `compact`, there is no index, or a table version that it was built from is gone.
@@ -54,8 +56,10 @@ def _build(config: IndexConfig) -> IndexResult:
         bits=first.bits,
         prefixes=first.prefixes,
         kind=config.kind,
+        parameters=config.parameters,
         shards=(),
     )
+    manifest.spec.check(next(iter(tables)), first.bits)
     num_shards = _num_shards(config, count, first.bits) or 1
     if config.dry_run:
         return planned(uri, manifest, count, num_shards)
@@ -66,6 +70,7 @@ def _compact(config: IndexConfig) -> IndexResult:
     uri = storage.absolute(config.output)
     index, pointer = open_current(uri)
     manifest, tables = index.manifest, recorded_tables(index)
+    manifest.spec.check_kept(uri, KindSpec(config.kind, config.parameters))
     check_tables(tables, like=(index.base_uri, manifest.encoder_digest, manifest.bits))
     count = _rows(tables)
     if count != manifest.count:
@@ -106,7 +111,7 @@ def _publish_fresh(
     version = next_version(uri, IndexManifest.file_name)
     with ray_session(ray):
         plans = plan_shards(sources_of(tables), num_shards)
-        entries = write_shards(storage.join(uri, version), plans, manifest.bits)
+        entries = write_shards(storage.join(uri, version), plans, manifest.bits, manifest.spec)
     written, count = sum(entry.count for entry in entries), _rows(tables)
     if written != count:
         raise DataError(f"{', '.join(tables)}: {written} rows reached the index, the manifests say {count}")

@@ -5,14 +5,13 @@ both. FAISS does not define which of several equally distant codes it returns: w
 inside a group of ties, the rest of the group is fetched by a range search and the smallest positions are kept.
 """
 
-import functools
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from cibhash.types import PADDING_DISTANCE, Codes, Distances, Ids
-from cluster import runtime
+from cluster.index.faiss_module import faiss_with
 
 _SEGMENT_ROWS = 2**20
 """Codes per FAISS index; bounds what one range search of one query can return."""
@@ -27,7 +26,7 @@ class FaissFlat:
 
     def __init__(self, codes: Codes, threads: int) -> None:
         """Takes packed codes uint8 (N, B/8); `threads` is OpenMP's number for a search."""
-        faiss = _faiss()
+        faiss = faiss_with(threads)
         self._bits, self._threads = 8 * codes.shape[1], threads
         self._segments: list[tuple[int, Any]] = []
         for start in range(0, len(codes), _SEGMENT_ROWS):
@@ -37,7 +36,7 @@ class FaissFlat:
 
     def search(self, codes: Codes, k: int) -> tuple[Ids, Distances]:
         """Positions and distances (Q, k) of the k nearest; k is 1 to N."""
-        self._set_threads()
+        faiss_with(self._threads)
         positions, distances = np.empty((len(codes), k), np.int64), np.empty((len(codes), k), np.int32)
         for rows in _blocks(len(codes), k + 1):
             keys = self._nearest_keys(np.ascontiguousarray(codes[rows]), k)
@@ -46,7 +45,7 @@ class FaissFlat:
 
     def range_search(self, codes: Codes, radius: int) -> tuple[Ids, Ids, Distances]:
         """Limits (Q + 1,), positions and distances of all codes within the inclusive radius."""
-        self._set_threads()
+        faiss_with(self._threads)
         keys, queries = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
         for first, flat in self._segments:
             for rows in _blocks(len(codes), flat.ntotal):
@@ -58,10 +57,6 @@ class FaissFlat:
         limits = np.zeros(len(codes) + 1, np.int64)
         np.cumsum(np.bincount(query, minlength=len(codes)), out=limits[1:])
         return limits, key & _POSITION_MASK, (key >> _POSITION_BITS).astype(np.int32)
-
-    def _set_threads(self) -> None:
-        # OpenMP keeps this number per calling thread, so it is set where the search runs.
-        _faiss().omp_set_num_threads(self._threads)
 
     def _nearest_keys(self, codes: Codes, kept: int) -> Ids:
         """Keys (Q, kept) of the nearest codes, ascending; `kept` is at most `count`."""
@@ -102,11 +97,3 @@ def _blocks(num_queries: int, cells: int) -> Iterator[slice]:
     step = max(1, _BLOCK_CELLS // cells)
     for start in range(0, num_queries, step):
         yield slice(start, min(num_queries, start + step))
-
-
-@functools.cache
-def _faiss() -> Any:
-    runtime.check_faiss()
-    import faiss
-
-    return faiss

@@ -1,26 +1,13 @@
-"""Exact search over the codes of a shard by position: compiled code where there is any, else FAISS.
+"""Exact search over all codes of a shard: compiled code where there is any, else FAISS.
 
-Knows nothing of ids and rows. Both give the same answers, in the order of (distance, position).
+Knows nothing of ids and rows. Both give the same answers.
 """
-
-from typing import Protocol
 
 from cibhash import hamming
 from cibhash.native.library import Level, library
 from cibhash.types import Codes, Distances, Ids
 from cluster.index.faiss_flat import FaissFlat
-
-
-class FlatCodes(Protocol):
-    """N codes that can be searched, from several threads too."""
-
-    def search(self, codes: Codes, k: int) -> tuple[Ids, Distances]:
-        """Positions and distances (Q, k) of the k nearest; k is 1 to N."""
-        ...
-
-    def range_search(self, codes: Codes, radius: int) -> tuple[Ids, Ids, Distances]:
-        """Limits (Q + 1,), positions and distances of all codes within the inclusive radius."""
-        ...
+from cluster.index.searchable_codes import SearchableCodes
 
 
 class CompiledFlat:
@@ -39,7 +26,7 @@ class CompiledFlat:
         return hamming.range_search(codes, self._codes, radius, threads=self._threads)
 
 
-def flat_codes(codes: Codes, threads: int) -> FlatCodes:
+def flat_codes(codes: Codes, threads: int) -> SearchableCodes:
     """What searches these codes fastest on this machine: without AVX2 that is FAISS."""
     compiled = library()
     fast = compiled is not None and compiled.cibhash_level() >= Level.AVX2

@@ -6,6 +6,7 @@ Knows nothing of how.
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from cluster.index.kinds import IndexKind
 from cluster.manifests import IndexManifest, ListedFile
 
 
@@ -32,10 +33,16 @@ class IndexResult:
     shards_new: int = 0
     bytes_written: int = 0
     """Size of the files that are new."""
+    kind: IndexKind = "flat"
+    least_recall: float | None = None
+    """Of an approximate kind: recall of the shard where it was measured to be least."""
+    mean_recall: float | None = None
+    """Its mean over the shards."""
 
 
 def published(uri: str, manifest: IndexManifest) -> IndexResult:
     """The account of a version that stands for itself."""
+    recalls = [entry.structure.recall for entry in manifest.shards if entry.structure is not None]
     return IndexResult(
         index_uri=uri,
         version=manifest.version,
@@ -44,12 +51,15 @@ def published(uri: str, manifest: IndexManifest) -> IndexResult:
         count=manifest.count,
         shards=len(manifest.shards),
         bytes=sum(file.bytes for _, file in _files(manifest)),
+        kind=manifest.kind,
+        least_recall=min(recalls, default=None),
+        mean_recall=sum(recalls) / len(recalls) if recalls else None,
     )
 
 
 def planned(uri: str, manifest: IndexManifest, count: int, num_shards: int) -> IndexResult:
     """The account of a dry run: a version like `manifest` with other rows and shards."""
-    return IndexResult(uri, "", manifest.encoder_digest, manifest.bits, count, num_shards, 0)
+    return IndexResult(uri, "", manifest.encoder_digest, manifest.bits, count, num_shards, 0, kind=manifest.kind)
 
 
 def own_bytes(manifest: IndexManifest) -> int:
@@ -64,3 +74,5 @@ def _files(manifest: IndexManifest) -> Iterator[tuple[str, ListedFile]]:
         yield entry.version, entry.rows
         if entry.hidden is not None:
             yield entry.hidden.version, entry.hidden
+        if entry.structure is not None:
+            yield entry.structure.version, entry.structure

@@ -2,8 +2,8 @@
 
 Knows nothing of images and HTTP. One Ray actor holds each index shard; one task per query part asks all of them,
 merges and writes a part of the neighbor table. Every query has min(k, codes in the index) neighbors, ordered by
-(distance, id). A task that runs twice writes the same bytes; an actor that dies is started again and loads its shard
-anew; a run that dies is continued by the next one.
+(distance, id); an approximate kind of index may miss some of the nearest. A task that runs twice writes the same bytes;
+an actor that dies is started again and loads its shard anew; a run that dies is continued by the next one.
 """
 
 import uuid
@@ -19,6 +19,7 @@ from cluster import storage
 from cluster.code_tables import codes_of, read_part
 from cluster.code_versions import open_codes
 from cluster.config import RetrieveConfig
+from cluster.index.kinds import IndexKind
 from cluster.index.merge import merge_neighbors
 from cluster.index.neighbor_tables import (
     NeighborManifest,
@@ -198,13 +199,13 @@ def _retrieve_parts(
 class _ShardActor:
     """One index shard, loaded once; by a method, so that a caller sees why it cannot be loaded."""
 
-    def __init__(self, base_uri: str, entry: IndexShardEntry, bits: int) -> None:
-        self._source = (base_uri, entry, bits)
+    def __init__(self, base_uri: str, entry: IndexShardEntry, bits: int, kind: IndexKind) -> None:
+        self._source, self._kind = (base_uri, entry, bits), kind
         self._index: ShardIndex | None = None
 
     def search(self, codes: Codes, k: int) -> Neighbors:
         if self._index is None:
-            self._index = ShardIndex.load(*self._source)
+            self._index = ShardIndex.load(*self._source, kind=self._kind)
         return self._index.search(codes, k)
 
 
@@ -217,7 +218,7 @@ def _start_shards(index: OpenIndex) -> list[Any]:
             max_restarts=_RESTARTS,
             max_task_retries=_RESTARTS,
             scheduling_strategy="SPREAD",
-        ).remote(index.base_uri, entry, index.manifest.bits)
+        ).remote(index.base_uri, entry, index.manifest.bits, index.manifest.kind)
         for number, entry in enumerate(index.manifest.shards)
     ]
 

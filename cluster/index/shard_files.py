@@ -68,8 +68,8 @@ def write_shard_files(base_uri: str, number: int, table: pa.Table, bits: int) ->
             for start in range(0, len(ids), _ROWS_PER_BATCH):
                 writer.write_table(rows.slice(start, _ROWS_PER_BATCH).combine_chunks(), _ROWS_PER_BATCH)
         return IndexShardEntry(
-            codes=_put_named(base_uri, number, codes_path),
-            rows=_put_named(base_uri, number, rows_path),
+            codes=put_named(base_uri, number, codes_path),
+            rows=put_named(base_uri, number, rows_path),
             count=len(ids),
             min_id=int(ids[0]) if len(ids) else 0,
             max_id=int(ids[-1]) if len(ids) else -1,
@@ -113,6 +113,16 @@ def read_shard_ids(base_uri: str, entry: IndexShardEntry, bits: int) -> tuple[Id
     return np.delete(ids, hidden), ids[hidden]
 
 
+def read_shard_codes(base_uri: str, entry: IndexShardEntry, bits: int) -> Codes:
+    """The packed codes uint8 (N, B/8) of a shard that are not hidden; rows are not read.
+
+    Raises:
+        ManifestMismatch, DataError: as `read_shard_files`.
+    """
+    codes, _, hidden = _read_stored(base_uri, entry, bits)
+    return np.delete(codes, hidden, axis=0)
+
+
 def _read_stored(base_uri: str, entry: IndexShardEntry, bits: int) -> tuple[Codes, Ids, Ids]:
     """All codes and ids in the files, and the positions that are hidden; the three agree with the manifest."""
     folder = beside(base_uri, entry.version)
@@ -128,7 +138,8 @@ def _read_stored(base_uri: str, entry: IndexShardEntry, bits: int) -> tuple[Code
     return codes, ids, hidden
 
 
-def _put_named(base_uri: str, number: int, path: Path) -> ListedFile:
+def put_named(base_uri: str, number: int, path: Path) -> ListedFile:
+    """Copies a file of an index shard below the version's directory, named after the shard, its content and suffix."""
     sha256, size = storage.sha256_of(str(path))
     name = f"data/shard-{number:05d}-{sha256[:16]}{path.suffix}"
     storage.put_file(path, storage.join(base_uri, name))

@@ -1,7 +1,8 @@
 """Lists the shards of an index version in the next one, hiding rows that are gone; one Ray task per shard affected.
 
 Knows nothing of manifests of code tables and of where new rows go. Files of the earlier version are not touched; a
-task reads ids only and may run twice.
+task reads codes and ids only and may run twice. Where rows are hidden, an approximate kind has its structure built
+anew from the others.
 """
 
 from collections.abc import Sequence
@@ -13,8 +14,10 @@ import ray
 from cibhash.errors import DataError
 from cluster.in_flight import completed, default_limit, named_call
 from cluster.index.hidden_ids import some, write_hidden
-from cluster.index.shard_files import read_shard_ids
+from cluster.index.kinds import KindSpec
+from cluster.index.shard_files import read_shard_codes, read_shard_ids
 from cluster.index.sources import Source, reaching, read_ids, rows_in
+from cluster.index.structure_files import write_structure
 from cluster.index.versions import OpenIndex
 from cluster.manifests import IndexShardEntry
 from cluster.telemetry import progress
@@ -52,8 +55,9 @@ def keep_shards(
         if entry.count and any(parts):
             affected.append(_Affected(number, entry, *parts))
     task, before = ray.remote(_hide), sum(entry.count for entry in entries)
+    made_by = index.manifest.bits, index.manifest.spec
     calls = (
-        (shard.number, named_call(task, f"index-hide-{shard.number:05d}", base_uri, shard, index.manifest.bits))
+        (shard.number, named_call(task, f"index-hide-{shard.number:05d}", base_uri, shard, *made_by))
         for shard in affected
     )
     with progress("follow", len(affected), "index shards") as line:
@@ -68,13 +72,16 @@ def keep_shards(
 
 def _followed(entry: IndexShardEntry, version: str) -> IndexShardEntry:
     """The same files, as a manifest of a later version lists them."""
-    hidden = entry.hidden
+    hidden, structure = entry.hidden, entry.structure
     if hidden is not None:
         hidden = hidden.model_copy(update={"version": hidden.version or version})
-    return entry.model_copy(update={"version": entry.version or version, "hidden": hidden})
+    if structure is not None:
+        structure = structure.model_copy(update={"version": structure.version or version})
+    update = {"version": entry.version or version, "hidden": hidden, "structure": structure}
+    return entry.model_copy(update=update)
 
 
-def _hide(base_uri: str, shard: _Affected, bits: int) -> IndexShardEntry:
+def _hide(base_uri: str, shard: _Affected, bits: int, spec: KindSpec) -> IndexShardEntry:
     """Runs as a Ray task: the entry of one shard with the rows that are gone hidden."""
     visible, hidden = read_shard_ids(base_uri, shard.entry, bits)
     gone = np.intersect1d(visible, _ids(shard.gone))
@@ -89,7 +96,11 @@ def _hide(base_uri: str, shard: _Affected, bits: int) -> IndexShardEntry:
         return shard.entry.model_copy(update={"count": 0})
     listed = write_hidden(base_uri, shard.number, np.union1d(hidden, gone))
     update = {"count": len(visible), "min_id": int(visible[0]), "max_id": int(visible[-1]), "hidden": listed}
-    return shard.entry.model_copy(update=update)
+    entry = shard.entry.model_copy(update=update)
+    if not spec.is_approximate:
+        return entry
+    structure = write_structure(base_uri, shard.number, read_shard_codes(base_uri, entry, bits), spec)
+    return entry.model_copy(update={"structure": structure})
 
 
 def _ids(sources: Sequence[Source]) -> np.ndarray:

@@ -1,7 +1,7 @@
-"""Exact search over the codes of one index shard, and the rows that the codes stand for.
+"""Search over the codes of one index shard, exact or not by the index's kind, and the rows that the codes stand for.
 
 Knows nothing of Ray, versions or other shards. The ids of a shard ascend, so the order (distance, id) is that of
-(distance, position) in which `flat_codes` searches.
+(distance, position) in which every kind searches.
 """
 
 import bisect
@@ -15,8 +15,13 @@ import pyarrow.compute as pc
 
 from cibhash.binary import check_codes
 from cibhash.types import PADDING_DISTANCE, PADDING_ID, Codes, Ids, Neighbors, RangeNeighbors
+from cluster.index.bucket_codes import BucketCodes
 from cluster.index.flat_codes import flat_codes
+from cluster.index.kinds import APPROXIMATE, IndexKind
+from cluster.index.searchable_codes import SearchableCodes
 from cluster.index.shard_files import read_shard_files
+from cluster.index.structure_files import open_structure
+from cluster.index.unique_codes import UniqueCodes
 from cluster.manifests import IndexShardEntry
 
 
@@ -38,30 +43,45 @@ class Row:
 class ShardIndex:
     """The codes of one shard and their rows, memory-mapped where they can be. Safe to use from several threads."""
 
-    def __init__(self, codes: Codes, ids: Ids, rows: Sequence[pa.RecordBatch], *, threads: int = 1) -> None:
-        """Builds the search structure.
+    def __init__(
+        self,
+        codes: Codes,
+        ids: Ids,
+        rows: Sequence[pa.RecordBatch],
+        *,
+        kind: IndexKind = "flat",
+        searchable: SearchableCodes | None = None,
+        threads: int = 1,
+    ) -> None:
+        """Builds what searches the codes, unless it is there.
 
         Args:
             codes: Packed codes, uint8 (N, B/8).
             ids: int64 (N,), ascending and unique.
             rows: Batches of `ROW_SCHEMA`, together N rows in the order of `ids`.
+            kind: Of the index.
+            searchable: The codes with their structure; default: made by the kind, an exact one.
             threads: Of a search.
         """
+        self.kind = kind
         self.bits = 8 * codes.shape[1]
         self.count = len(ids)
         self._codes, self._ids = codes, ids
-        self._flat = flat_codes(codes, threads)
+        self._searchable = searchable or _searchable(codes, kind, threads)
         self._batches = [batch for batch in rows if batch.num_rows]
         self._batch_starts = np.cumsum([0, *(batch.num_rows for batch in self._batches)])
 
     @classmethod
-    def load(cls, base_uri: str, entry: IndexShardEntry, bits: int, *, threads: int = 1) -> "ShardIndex":
+    def load(
+        cls, base_uri: str, entry: IndexShardEntry, bits: int, *, kind: IndexKind = "flat", threads: int = 1
+    ) -> "ShardIndex":
         """Loads a shard after its files were verified.
 
         Args:
             base_uri: Directory of the index version.
             entry: What the version's manifest says of the shard.
             bits: Code length of the index.
+            kind: Of the index.
             threads: Of a search.
 
         Raises:
@@ -69,10 +89,12 @@ class ShardIndex:
             DataError: a file cannot be read although its digest is right.
         """
         codes, ids, rows = read_shard_files(base_uri, entry, bits)
-        return cls(codes, ids, rows, threads=threads)
+        stored = kind in APPROXIMATE and len(codes) > 0
+        searchable = open_structure(base_uri, entry, codes, threads) if stored else None
+        return cls(codes, ids, rows, kind=kind, searchable=searchable, threads=threads)
 
     def search(self, codes: Codes, k: int) -> Neighbors:
-        """The k nearest codes of every query, exact, in the order of (distance, id).
+        """The k nearest codes of every query in the order of (distance, id); of approximate kinds, most of them.
 
         Args:
             codes: Packed queries, uint8 (Q, B/8).
@@ -93,12 +115,12 @@ class ShardIndex:
         )
         kept = min(k, self.count)
         if kept and len(codes):
-            positions, found.distances[:, :kept] = self._flat.search(codes, kept)
+            positions, found.distances[:, :kept] = self._searchable.search(codes, kept)
             found.ids[:, :kept] = self._ids[positions]
         return found
 
     def range_search(self, codes: Codes, radius: int) -> RangeNeighbors:
-        """All codes within an inclusive radius of every query, in the order of (distance, id).
+        """All codes within an inclusive radius of every query, exact, in the order of (distance, id).
 
         Args:
             codes: Packed queries, uint8 (Q, B/8).
@@ -116,7 +138,7 @@ class ShardIndex:
             raise ValueError(f"radius is {radius}, expected at least 0")
         if not self.count or not len(codes):
             return RangeNeighbors(np.zeros(len(codes) + 1, np.int64), np.empty(0, np.int64), np.empty(0, np.int32))
-        limits, positions, distances = self._flat.range_search(codes, min(radius, self.bits))
+        limits, positions, distances = self._searchable.range_search(codes, min(radius, self.bits))
         return RangeNeighbors(limits, self._ids[positions], distances)
 
     def rows_by_id(self, ids: Iterable[int]) -> list[Row | None]:
@@ -165,3 +187,14 @@ class ShardIndex:
         inside = places < self.count
         inside[inside] = self._ids[places[inside]] == wanted[inside]
         return [int(place) for place in np.where(inside, places, -1)]
+
+
+def _searchable(codes: Codes, kind: IndexKind, threads: int) -> SearchableCodes:
+    """What searches the codes of a shard for which nothing was stored; an empty one needs no structure."""
+    if kind == "unique":
+        return UniqueCodes(codes, threads)
+    if kind == "table":
+        return BucketCodes(codes)
+    if kind in APPROXIMATE and len(codes):
+        raise ValueError(f"{len(codes)} codes of kind {kind} need the structure that was built for them")
+    return flat_codes(codes, threads)

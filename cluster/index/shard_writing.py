@@ -11,25 +11,35 @@ import pyarrow as pa
 import ray
 
 from cibhash.errors import DataError
-from cluster.code_tables import code_schema, ids_of
+from cluster.code_tables import code_schema, codes_of, ids_of
 from cluster.in_flight import completed, default_limit, named_call
 from cluster.index.hidden_ids import some
+from cluster.index.kinds import KindSpec
 from cluster.index.shard_files import write_shard_files
 from cluster.index.shard_plans import ShardPlan
 from cluster.index.sources import read_rows
+from cluster.index.structure_files import write_structure
 from cluster.manifests import IndexShardEntry
 from cluster.telemetry import progress
 
 
-def write_shards(base_uri: str, plans: Sequence[ShardPlan], bits: int) -> list[IndexShardEntry]:
+def write_shards(base_uri: str, plans: Sequence[ShardPlan], bits: int, spec: KindSpec) -> list[IndexShardEntry]:
     """Writes the planned shards below the version's directory; returns the manifest's entries in the same order.
+
+    Args:
+        base_uri: Directory of the index version.
+        plans: Which rows go where.
+        bits: Code length.
+        spec: Kind of the index.
 
     Raises:
         DataError: an id occurs twice, or the rows are not as many as planned.
         ManifestMismatch: a part is not what its manifest says.
     """
     task = ray.remote(_write_shard)
-    calls = ((plan.number, named_call(task, f"index-shard-{plan.number:05d}", base_uri, plan, bits)) for plan in plans)
+    calls = (
+        (plan.number, named_call(task, f"index-shard-{plan.number:05d}", base_uri, plan, bits, spec)) for plan in plans
+    )
     entries: dict[int, IndexShardEntry] = {}
     with progress("index", sum(plan.count for plan in plans), "rows") as line:
         for number, entry in completed(calls, default_limit()):
@@ -38,7 +48,7 @@ def write_shards(base_uri: str, plans: Sequence[ShardPlan], bits: int) -> list[I
     return [entries[plan.number] for plan in plans]
 
 
-def _write_shard(base_uri: str, plan: ShardPlan, bits: int) -> IndexShardEntry:
+def _write_shard(base_uri: str, plan: ShardPlan, bits: int, spec: KindSpec) -> IndexShardEntry:
     """Runs as a Ray task: reads the rows of one shard, checks and orders them, writes its files."""
     pieces = [read_rows(source, plan.first_id, plan.end_id) for source in plan.sources]
     table = pa.concat_tables([code_schema(bits).empty_table(), *pieces])
@@ -56,4 +66,6 @@ def _write_shard(base_uri: str, plan: ShardPlan, bits: int) -> IndexShardEntry:
         )
     if not np.array_equal(order, np.arange(len(order))):
         table = table.take(pa.array(order))
-    return write_shard_files(base_uri, plan.number, table, bits)
+    entry = write_shard_files(base_uri, plan.number, table, bits)
+    structure = write_structure(base_uri, plan.number, codes_of(table, bits), spec)
+    return entry.model_copy(update={"structure": structure})

@@ -4,7 +4,7 @@ Knows nothing of codes and search. Layout, movable as a whole since all paths in
 
     INDEX/CURRENT                          one line, the name of the version that readers open
     INDEX/v000001/index.json               manifest of an immutable version, written create-only
-    INDEX/v000001/data/shard-00000-<digest>.safetensors, .arrow
+    INDEX/v000001/data/shard-00000-<digest>.safetensors, .arrow, .faiss
     INDEX/v000002/data/hidden-00000-<digest>.safetensors
 
 A version may list shards of earlier ones, with the ids that it hides in them. A publisher writes data first (file names

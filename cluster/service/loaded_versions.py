@@ -10,6 +10,7 @@ import threading
 import time
 
 from cibhash.errors import CIBHashError
+from cluster.index.kinds import IndexKind
 from cluster.index.shard_index import ShardIndex
 from cluster.index.versions import open_index
 from cluster.manifests import IndexShardEntry
@@ -76,14 +77,16 @@ class LoadedVersions:
         opened = open_index(self._uri, version)
         manifest = opened.manifest
         known = {
-            _content(entry): shard
+            _content(entry, shard.kind): shard
             for group in self._held.values()
             for shard, entry in zip(group.shards, group.entries, strict=True)
         }
         numbers = deal([entry.count for entry in manifest.shards], self._num_slots)[self._slot]
         entries = [manifest.shards[number] for number in numbers]
         shards = [
-            known.get(_content(entry)) or ShardIndex.load(opened.base_uri, entry, manifest.bits) for entry in entries
+            known.get(_content(entry, manifest.kind))
+            or ShardIndex.load(opened.base_uri, entry, manifest.bits, kind=manifest.kind)
+            for entry in entries
         ]
         return ShardGroup(shards, entries)
 
@@ -111,6 +114,7 @@ class LoadedVersions:
             log(f"cannot load version {version}: {error}", slot=self._slot)
 
 
-def _content(entry: IndexShardEntry) -> tuple[str, ...]:
-    """What two entries have in common that stand for the same codes, ids and rows."""
-    return (entry.codes.sha256, entry.rows.sha256, entry.hidden.sha256 if entry.hidden else "")
+def _content(entry: IndexShardEntry, kind: IndexKind) -> tuple[str, ...]:
+    """What two entries have in common that stand for the same codes, ids and rows, searched in the same way."""
+    files = (entry.codes, entry.rows, entry.hidden, entry.structure)
+    return (kind, *(file.sha256 if file is not None else "" for file in files))

@@ -54,6 +54,7 @@ def _check(script: str) -> None:
         "decode_resize",
         "tar_reading",
         "hamming_search",
+        "index_kinds",
     ],
 )
 def test_a_script_runs(script: str) -> None:

@@ -111,7 +111,7 @@ _BAD: list[tuple[type[JobConfig], dict[str, Any], str]] = [
     (EncodeConfig, {"max_quarantined": 1.5}, "max_quarantined"),
     (EncodeConfig, {"max_quarantined": -0.1}, "max_quarantined"),
     (EncodeConfig, {"max_quarantined": float("nan")}, "max_quarantined"),
-    (IndexConfig, {"kind": "hnsw"}, "kind"),
+    (IndexConfig, {"kind": "lsh"}, "kind"),
     (IndexConfig, {"shards": 0}, "shards"),
     (IndexConfig, {"codes": ""}, "codes: a code table is needed"),
     (IndexConfig, {"append": True, "compact": True}, "append and compact exclude each other"),

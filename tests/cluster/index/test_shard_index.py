@@ -104,7 +104,7 @@ def test_faiss_choice_among_ties_does_not_matter(without_compiled_code: None, mo
     codes[::7] = 1
     ids = np.arange(50, dtype=np.int64)
     index = ShardIndex(codes, ids, [])
-    ((first, flat),) = index._flat._segments  # type: ignore[attr-defined]
+    ((first, flat),) = index._searchable._segments  # type: ignore[attr-defined]
 
     class Reversed:
         ntotal = 50
@@ -118,7 +118,7 @@ def test_faiss_choice_among_ties_does_not_matter(without_compiled_code: None, mo
             limits, distances, positions = flat.range_search(queries, radius)
             return limits, distances, positions
 
-    monkeypatch.setattr(index._flat, "_segments", [(first, Reversed())])
+    monkeypatch.setattr(index._searchable, "_segments", [(first, Reversed())])
     for k in (1, 5, 8, 9, 20, 49, 50):
         check_exact(index, codes[:8], codes, ids, k, radius=1)
 
