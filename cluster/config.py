@@ -167,6 +167,8 @@ class IndexConfig(JobConfig):
     compact: bool = False
     """Write the current version's rows, from the same versions of its code tables, into fresh shards. Worth it once
     appending has left many small shards or many hidden rows."""
+    switch: str = ""
+    """Build nothing: make this version, as v000001, the current one, back or forward. A running service follows."""
     shards: PositiveInt | None = None
     """Index shards, contiguous ranges of ids. Default: 1; with --compact as many as shards of the largest's size need;
     with --append new shards are no larger than the largest."""
@@ -190,8 +192,10 @@ class IndexConfig(JobConfig):
             raise ValueError("append and compact exclude each other")
         if self.compact and self.codes:
             raise ValueError("codes: --compact keeps the code tables that the index has; --append adds one")
-        if not (self.codes or self.append or self.compact):
-            raise ValueError("codes: a code table is needed (unless --append or --compact)")
+        if self.switch and (self.codes or self.append or self.compact):
+            raise ValueError("switch: builds nothing, so neither codes nor append nor compact go with it")
+        if not (self.codes or self.append or self.compact or self.switch):
+            raise ValueError("codes: a code table is needed (unless --append, --compact or --switch)")
         for kind in sorted(APPROXIMATE):
             if kind != self.kind and (asked := _asked(getattr(self, kind))):
                 raise ValueError(f"{kind}.{next(iter(asked))}: only with --kind {kind}")

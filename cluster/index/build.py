@@ -17,7 +17,7 @@ from cluster.index.recorded_tables import recorded_tables
 from cluster.index.shard_plans import plan_shards, rows_per_shard
 from cluster.index.shard_writing import write_shards
 from cluster.index.sources import check_tables, sources_of, table_uris
-from cluster.index.versions import open_current, publish
+from cluster.index.versions import open_current, open_index, publish, switch
 from cluster.manifests import CodeManifest, CodeTableRef, IndexManifest
 from cluster.runtime import ray_session
 from cluster.telemetry import log
@@ -34,9 +34,13 @@ def build_index(config: IndexConfig) -> IndexResult:
             hold codes of this length; with `append` and `compact`, the index is of another kind.
         ManifestMismatch: tables of different encoders or code lengths, or a part that is not what its manifest says.
         DataError: an id occurs twice, or the rows are not as many as the manifests say.
-        NotFound: with `append` and `compact`, there is no index, or a table version that it was built from is gone.
+        NotFound: with `append` and `compact`, there is no index, or a table version that it was built from is gone;
+            with `switch`, there is no such version.
         AlreadyExists: another job published the same version first, or moved CURRENT while this one followed it.
     """
+    if config.switch:
+        opened = open_index(config.output, config.switch) if config.dry_run else switch(config.output, config.switch)
+        return published(opened.uri, opened.manifest)
     if config.append:
         return append_to_index(config)
     return _compact(config) if config.compact else _build(config)

@@ -17,7 +17,7 @@ from cluster.index.index_result import IndexResult
 from cluster.index.merge import merge_neighbors, merge_ranges
 from cluster.index.retrieval import retrieve
 from cluster.index.shard_index import Row, ShardIndex
-from cluster.index.versions import open_index, switch
+from cluster.index.versions import open_index
 from cluster.manifests import IndexManifest
 from cluster.runtime import root_cause
 from cluster.search import search
@@ -219,8 +219,13 @@ def test_what_an_append_makes_and_what_it_leaves(tmp_path: Path) -> None:
     assert parts[0] == parts[1]
 
     before = nearest(load(index, "v000001"), 18)
-    switch(str(index), "v000001")
+    assert job(index, switch="v000001", dry_run=True).version == "v000001"
+    assert open_index(str(index)).manifest.version == "v000002"
+    assert (job(index, switch="v000001").version, open_index(str(index)).manifest.version) == ("v000001", "v000001")
     assert nearest(load(index), 18) == before
+    assert isinstance(refusal(index, switch="v000099"), NotFound)
+    assert "not an index version" in str(refusal(index, switch="../v000001"))
+    assert "switch: builds nothing" in str(refusal(index, switch="v000001", append=True))
     table.shards.pop()
     table.publish()
     assert job(index, append=True).version == "v000003"
