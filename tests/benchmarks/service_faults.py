@@ -20,6 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import ray
 from ray import serve as ray_serve
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
@@ -29,7 +30,7 @@ from cluster.index.versions import switch
 from cluster.service.app import APP_NAME, ENCODER_NAME, INGRESS_NAME, running_service
 from cluster.service.router import shard_name
 from tests.benchmarks import measuring
-from tests.ray_processes import processes
+from tests.ray_processes import workers_of
 from tests.service_fixture import Corpus, free_port, make_corpus, make_index
 
 _SMALLER = 60
@@ -140,7 +141,8 @@ def _replica(slot: int) -> int:
 
 
 def _kill(title: str) -> None:
-    os.kill(min(processes(lambda command: command.startswith(title.encode()))), signal.SIGKILL)
+    session = ray._private.worker._global_node.get_session_dir_path()
+    os.kill(min(workers_of(session, title.encode())), signal.SIGKILL)
 
 
 def _stop(pid: int) -> None:
