@@ -96,6 +96,7 @@ def build_app(config: ServeConfig) -> ray_serve.Application:
     encoder = ray_serve.deployment(name=ENCODER_NAME, max_ongoing_requests=64, **_REPLICA)(QueryEncoder)
     ingress = ray_serve.deployment(
         name=INGRESS_NAME,
+        num_replicas=config.replicas,
         max_ongoing_requests=config.max_in_flight + _REFUSED_AT_A_TIME,
         max_queued_requests=_QUEUED,
         **_REPLICA,

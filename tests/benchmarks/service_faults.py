@@ -122,7 +122,7 @@ def main() -> None:
 def _struck(asking: Asking, strike: Callable[[], object]) -> measuring.Row:
     begun = time.monotonic()
     strike()
-    while time.monotonic() < begun + _CALM_S or any(at > time.monotonic() - _CALM_S for at in asking.refused[-1:]):
+    while not _calm(asking, begun):
         time.sleep(0.1)
     ended = time.monotonic()
     refused = [at for at in asking.refused if begun < at < ended]
@@ -133,6 +133,13 @@ def _struck(asking: Asking, strike: Callable[[], object]) -> measuring.Row:
         "worst_s": float(np.diff(answered).max(initial=0.0)),
         "recovered_s": max(refused, default=begun) - begun,
     }
+
+
+def _calm(asking: Asking, begun: float) -> bool:
+    """Whether all has been well for a while since then."""
+    since = time.monotonic() - _CALM_S
+    lately = [at for at in asking.answered[-200:] if at > since]
+    return since > begun and len(lately) > 10 and not any(at > since for at in asking.refused[-1:])
 
 
 def _replica(slot: int) -> int:
