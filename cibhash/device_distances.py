@@ -12,6 +12,14 @@ from torch import Tensor
 _PRODUCT_QUERIES = 8
 """Queries from which on a matrix product repays unpacking the codes."""
 
+_PRODUCT_TYPES = {"cuda": torch.float16}
+"""By kind of device, what it multiplies fast; float32 elsewhere. Both are exact here."""
+
+
+def bytes_per_code(num_queries: int, bits: int) -> int:
+    """Device memory at most that distances from so many queries take per code, while they are made and after."""
+    return 40 * num_queries if num_queries < _PRODUCT_QUERIES else 8 * (num_queries + bits)
+
 
 def distances_from(query_words: Tensor, bits: int) -> Callable[[Tensor], Tensor]:
     """The function from codes (W, n) to their distances from these queries (W, q).
@@ -39,12 +47,12 @@ def _count_differences(query_words: Tensor, words: Tensor) -> Tensor:
 
 
 def _signs(words: Tensor, bits: int) -> Tensor:
-    """Codes (W, n) as +1 and -1, floating (n, B): in 16 bits where the device multiplies those fast."""
+    """Codes (W, n) as +1 and -1, floating (n, B)."""
     # A single code counts as contiguous whatever its stride, but only a copy has one that can be viewed as bytes.
     bytes_n = words.T.clone(memory_format=torch.contiguous_format).view(torch.uint8)[:, : bits // 8]
     shifts = torch.arange(8, dtype=torch.uint8, device=words.device)
     ones = ((bytes_n[:, :, None] >> shifts) & 1).reshape(-1, bits)
-    return ones.to(torch.float16 if words.is_cuda else torch.float32).mul_(2).sub_(1)
+    return ones.to(_PRODUCT_TYPES.get(words.device.type, torch.float32)).mul_(2).sub_(1)
 
 
 def _count_bytes(words: Tensor) -> Tensor:

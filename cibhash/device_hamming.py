@@ -16,7 +16,7 @@ from torch import Tensor
 
 from cibhash.binary import check_codes
 from cibhash.device_codes import DeviceCodes, ranges, to_words
-from cibhash.device_distances import distances_from
+from cibhash.device_distances import bytes_per_code, distances_from
 from cibhash.relevance import NO_LABEL, checked_labels
 from cibhash.types import PADDING_DISTANCE, PADDING_ID, Codes, Ids, Labels, Neighbors, RangeNeighbors
 
@@ -27,12 +27,10 @@ _QUERY_SHIFT = _POSITION_BITS + _DISTANCE_BITS
 _MAX_QUERIES = 1024
 """Queries of a block; beyond that a matrix product gains nothing, and a key has bits for 8,192."""
 _FIRST_CODES = 2**14
-_CELL_BYTES = 80
-"""Scratch of one query and one code at most: distance, mask, the key that is made of them, and its sort."""
-_BIT_BYTES = 8
-"""Scratch of one bit of one code at most, while it is unpacked."""
-_NEIGHBOR_BYTES = 256
-"""Scratch of one neighbor that is kept: keys up to four times as many, with their sort."""
+_KEY_BYTES = 80
+"""Scratch of one key at most, while it is made and sorted; or of one pair that is counted."""
+_NEIGHBOR_BYTES = 3 * _KEY_BYTES
+"""Scratch of one neighbor that is kept, of three times as many candidates."""
 
 _Relevant = Callable[[slice, slice], Tensor]
 """From ranges of queries and codes to bool (q, n): whether the pair shares a label."""
@@ -46,7 +44,7 @@ def search(queries: Codes, database: DeviceCodes, k: int, *, scratch_bytes: int 
         database: Codes of the same length.
         k: Number of neighbors, at least 1; beyond N the columns are padding.
         scratch_bytes: Memory that is taken on the device beyond the codes; more if a single query needs more, which
-            is some 256 bytes for each of its neighbors.
+            is some 240 bytes for each of its neighbors.
 
     Returns:
         Ids and distances, (Q, k), padded with (-1, 2147483647).
@@ -139,13 +137,14 @@ def histogram(
 
 
 class _QueryBlock:
-    """Some queries on the device, and how many codes they are compared with at once."""
+    """Some queries on the device; half of the budget is for distances, half for what is made of them at once."""
 
     def __init__(self, queries: Codes, database: DeviceCodes, scratch_bytes: int) -> None:
         self._words, self._bits = database.words, database.bits
         self._num = len(queries)
         self._distances = distances_from(to_words(queries).to(self._words.device), self._bits)
-        self._most = max(1, scratch_bytes // (self._num * _CELL_BYTES + self._bits * _BIT_BYTES))
+        self._num_codes = max(1, scratch_bytes // 2 // bytes_per_code(self._num, self._bits))
+        self._num_keys = max(1, scratch_bytes // 2 // _KEY_BYTES)
 
     def nearest(self, kept: int) -> Tensor:
         """Keys (q, kept) of the nearest codes, ascending; `kept` is 1 to N.
@@ -153,15 +152,13 @@ class _QueryBlock:
         Blocks go up in position, so once `kept` codes within a distance are known, later ones must be nearer.
         """
         width = self._bits + 1
-        bound_q = torch.full((self._num,), width, device=self._words.device)
+        bound_q1 = torch.full((self._num, 1), width, device=self._words.device)
         counts = torch.zeros((self._num, width), dtype=torch.int64, device=self._words.device)
         pool: list[Tensor] = []
-        for columns in self._blocks(max(_FIRST_CODES, 2 * kept)):
-            distances = self._distances(self._words[:, columns])
-            keys = _keys(distances, distances < bound_q[:, None].to(distances.dtype), columns.start)
+        for keys in self._nearer(bound_q1, max(_FIRST_CODES, 2 * kept)):
             cells = (keys >> _QUERY_SHIFT) * width + ((keys >> _POSITION_BITS) & _DISTANCE_MASK)
             counts += torch.bincount(cells, minlength=counts.numel()).view(counts.shape)
-            bound_q = (counts.cumsum(1) < kept).sum(1)
+            bound_q1.copy_((counts.cumsum(1) < kept).sum(1, keepdim=True))
             pool.append(keys)
             if sum(map(len, pool)) > 3 * self._num * kept:
                 pool = [self._first(pool, kept)]
@@ -169,22 +166,32 @@ class _QueryBlock:
 
     def within(self, radius: int) -> Ids:
         """Keys of all codes within the radius, ascending, not on the device."""
-        parts = [np.empty(0, np.int64)]
-        for columns in self._blocks(self._most):
-            distances = self._distances(self._words[:, columns])
-            parts.append(_keys(distances, distances <= radius, columns.start).cpu().numpy())
-        return np.sort(np.concatenate(parts))
+        bound_q1 = torch.full((self._num, 1), radius + 1, device=self._words.device)
+        parts = [keys.cpu().numpy() for keys in self._nearer(bound_q1, self._num_codes)]
+        return np.sort(np.concatenate([np.empty(0, np.int64), *parts]))
 
     def counts(self, shares: _Relevant, rows: slice) -> Tensor:
         """Codes by relevance and distance, int64 (q, 2, B + 1)."""
         width = self._bits + 1
         counts = torch.zeros((self._num, 2, width), dtype=torch.int64, device=self._words.device)
         first_q1 = 2 * width * torch.arange(self._num, device=self._words.device)[:, None]
-        for columns in self._blocks(self._most):
+        most = min(self._num_codes, max(1, self._num_keys // self._num))
+        for columns in ranges(self._words.shape[1], most):
             cells = self._distances(self._words[:, columns]).long().add_(first_q1)
             cells.add_(shares(rows, columns), alpha=width)
             counts += torch.bincount(cells.view(-1), minlength=counts.numel()).view(counts.shape)
         return counts
+
+    def _nearer(self, bound_q1: Tensor, first: int) -> Iterator[Tensor]:
+        """Keys of all codes nearer than the bounds, as these are by then, from the first position to the last."""
+        for columns in self._blocks(first):
+            distances = self._distances(self._words[:, columns])
+            num_codes = columns.stop - columns.start
+            num_near = int((distances < bound_q1.to(distances.dtype)).count_nonzero())
+            step = num_codes if num_near <= self._num_keys else max(1, self._num_keys // self._num)
+            for piece in ranges(num_codes, step):
+                part = distances[:, piece]
+                yield _keys(part, part < bound_q1.to(part.dtype), columns.start + piece.start)
 
     def _first(self, pool: Sequence[Tensor], kept: int) -> Tensor:
         """Of every query the `kept` smallest keys, or all that it has, ascending."""
@@ -194,10 +201,10 @@ class _QueryBlock:
         return keys[torch.arange(len(keys), device=keys.device) - starts[query] < kept]
 
     def _blocks(self, first: int) -> Iterator[slice]:
-        """Ranges of codes, each as long as all before it, within the budget."""
+        """Ranges of codes, each as long as all before it, within the budget: early ones tighten later bounds."""
         start, num_codes = 0, self._words.shape[1]
         while start < num_codes:
-            stop = min(num_codes, start + min(self._most, max(first, start)))
+            stop = min(num_codes, start + min(self._num_codes, max(first, start)))
             yield slice(start, stop)
             start = stop
 
@@ -207,7 +214,7 @@ def _query_blocks(
 ) -> Iterator[tuple[slice, _QueryBlock]]:
     """Ranges of queries whose neighbors take half of the budget, with what compares them in the other half."""
     half = max(1, scratch_bytes // 2)
-    most = min(_MAX_QUERIES, half // max(kept * _NEIGHBOR_BYTES, _CELL_BYTES))
+    most = min(_MAX_QUERIES, half // max(kept * _NEIGHBOR_BYTES, _KEY_BYTES))
     for rows in ranges(len(queries), max(1, most)):
         yield rows, _QueryBlock(queries[rows], database, half)
 

@@ -73,7 +73,7 @@ class JobConfig(Section):
     """Print the resolved plan and touch nothing."""
 
 
-class SearchJobConfig(JobConfig):
+class ShardSearchConfig(JobConfig):
     """Base of the jobs that hold index shards in memory."""
 
     use_gpu: bool = False
@@ -94,7 +94,7 @@ class SearchJobConfig(JobConfig):
         return self.gpus_per_shard if self.use_gpu else 0.0
 
     @model_validator(mode="after")
-    def _check_gpus(self) -> "SearchJobConfig":
+    def _check_gpus(self) -> "ShardSearchConfig":
         if not self.use_gpu and self.gpus_per_shard != 1.0:
             raise ValueError("gpus_per_shard: only with --use-gpu")
         return self
@@ -242,7 +242,7 @@ def _asked(section: Section) -> dict[str, int]:
     return section.model_dump(exclude_none=True)
 
 
-class ServeConfig(SearchJobConfig):
+class ServeConfig(ShardSearchConfig):
     """Serve an index and its search page over HTTP until interrupted."""
 
     index: str
@@ -304,7 +304,7 @@ class SearchConfig(JobConfig):
         return self
 
 
-class RetrieveConfig(SearchJobConfig):
+class RetrieveConfig(ShardSearchConfig):
     """Find the neighbors of every row of a code table, Parquet in, Parquet out, without the service."""
 
     index: str

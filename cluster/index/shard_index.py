@@ -100,7 +100,7 @@ class ShardIndex:
         KindSpec(kind).check_device(base_uri, device)
         codes, ids, rows = read_shard_files(base_uri, entry, bits)
         stored = kind in APPROXIMATE and len(codes) > 0
-        searchable = open_structure(base_uri, entry, codes, threads) if stored else None
+        searchable: SearchableCodes | None = open_structure(base_uri, entry, codes, threads) if stored else None
         if device:
             from cluster.index.device_flat import DeviceFlat  # torch takes seconds to import
 

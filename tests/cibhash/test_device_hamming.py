@@ -18,10 +18,12 @@ BUDGETS = [1, 40_000, SCRATCH_BYTES]
 """One pair at a time; blocks that end within the database and the queries; everything at once."""
 
 
-@pytest.fixture(params=["counted", "by product"])
+@pytest.fixture(params=["counted", "float32", "float16"])
 def way(request, monkeypatch):
-    """Few queries are counted, many multiplied: here all are the one or the other."""
-    monkeypatch.setattr(device_distances, "_PRODUCT_QUERIES", 1 if request.param == "by product" else math.inf)
+    """Few queries are counted, many multiplied: here all are the one or the other, in either type."""
+    monkeypatch.setattr(device_distances, "_PRODUCT_QUERIES", math.inf if request.param == "counted" else 1)
+    types = dict.fromkeys(("cpu", "cuda"), getattr(torch, request.param, None))
+    monkeypatch.setattr(device_distances, "_PRODUCT_TYPES", types)
 
 
 def code_sets(seed, bits, num_queries=3, num_database=40, distinct=9):
@@ -174,7 +176,7 @@ def test_a_cuda_device_that_is_not_there_is_refused_in_one_line(device):
 @pytest.mark.gpu
 @_NO_CUDA
 def test_a_number_beyond_the_cuda_devices_is_refused():
-    with pytest.raises(ConfigError, match="^no CUDA device: cuda:99 was asked for, torch sees"):
+    with pytest.raises(ConfigError, match=r"^no CUDA device: cuda:99 was asked for, torch sees"):
         device_codes(np.zeros((3, 8), np.uint8), "cuda:99")
 
 

@@ -192,7 +192,7 @@ def test_this_environment_has_one_faiss_and_known_versions() -> None:
 def test_gpus_are_refused_before_a_private_ray_starts_where_there_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setattr(ray, "is_initialized", lambda: False)  # other tests may have left one running
-    with pytest.raises(ConfigError, match="^no CUDA device: "):
+    with pytest.raises(ConfigError, match=r"^no CUDA device: "):
         require_gpu(RayConfig())
     require_gpu(RayConfig(address="10.0.0.1:6379"))
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")

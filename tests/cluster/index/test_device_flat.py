@@ -44,5 +44,5 @@ def test_threads_get_their_own_answers(device: str) -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_a_gpu_that_is_not_there_is_refused() -> None:
-    with pytest.raises(ConfigError, match="^no CUDA device: "):
+    with pytest.raises(ConfigError, match=r"^no CUDA device: "):
         DeviceFlat(np.zeros((3, 8), np.uint8), "cuda")

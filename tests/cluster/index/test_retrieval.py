@@ -196,7 +196,7 @@ def test_gpus_that_are_not_there_are_refused(folder: Path, monkeypatch: pytest.M
         retrieve(config)
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     for dry_run in (False, True):
-        with pytest.raises(ConfigError, match="^no CUDA device: "):
+        with pytest.raises(ConfigError, match=r"^no CUDA device: "):
             retrieve(config.model_copy(update={"dry_run": dry_run}))
     assert not (folder / "new").exists()
 

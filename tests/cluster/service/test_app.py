@@ -488,10 +488,10 @@ def test_gpus_that_are_not_there_are_refused(corpus: Corpus, monkeypatch: pytest
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     config = ServeConfig(index=make_index(corpus, 5), use_gpu=True)
-    with pytest.raises(ConfigError, match="^no CUDA device: ") as raised:
+    with pytest.raises(ConfigError, match=r"^no CUDA device: ") as raised:
         build_app(config)
     assert raised.value.exit_code == 2
-    with pytest.raises(ConfigError, match="^no CUDA device: "):
+    with pytest.raises(ConfigError, match=r"^no CUDA device: "):
         run(config.model_copy(update={"dry_run": True, "port": free_port()}))
 
 
