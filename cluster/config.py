@@ -73,6 +73,33 @@ class JobConfig(Section):
     """Print the resolved plan and touch nothing."""
 
 
+class ShardSearchConfig(JobConfig):
+    """Base of the jobs that hold index shards in memory."""
+
+    use_gpu: bool = False
+    """Search index shards on GPUs, which hold a copy of their codes: 8 bytes for every 64 bits. The index must be of
+    kind flat; answers are the same."""
+    gpus_per_shard: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Share of a GPU that a replica or an actor with shards asks Ray for: with 0.25, four are placed on one. Ray does
+    not divide the memory."""
+
+    @property
+    def device(self) -> str:
+        """Where shards are searched, as torch names it; empty: on CPUs."""
+        return "cuda" if self.use_gpu else ""
+
+    @property
+    def num_gpus(self) -> float:
+        """What a replica or an actor with shards asks Ray for."""
+        return self.gpus_per_shard if self.use_gpu else 0.0
+
+    @model_validator(mode="after")
+    def _check_gpus(self) -> "ShardSearchConfig":
+        if not self.use_gpu and self.gpus_per_shard != 1.0:
+            raise ValueError("gpus_per_shard: only with --use-gpu")
+        return self
+
+
 class EncodeConfig(JobConfig):
     """Encode every image of a dataset into a code table at OUTPUT."""
 
@@ -215,7 +242,7 @@ def _asked(section: Section) -> dict[str, int]:
     return section.model_dump(exclude_none=True)
 
 
-class ServeConfig(JobConfig):
+class ServeConfig(ShardSearchConfig):
     """Serve an index and its search page over HTTP until interrupted."""
 
     index: str
@@ -277,7 +304,7 @@ class SearchConfig(JobConfig):
         return self
 
 
-class RetrieveConfig(JobConfig):
+class RetrieveConfig(ShardSearchConfig):
     """Find the neighbors of every row of a code table, Parquet in, Parquet out, without the service."""
 
     index: str

@@ -197,6 +197,20 @@ def require_resources(config: RayConfig, setting: str, workers: int, *, cpus: fl
             log(f"{problem} now: waiting for it to grow")
 
 
+def require_gpu(config: RayConfig) -> None:
+    """Refuses GPUs where a private Ray would be started on a machine without one; a cluster has machines of its own.
+
+    Raises:
+        ConfigError: there is no CUDA device.
+    """
+    import ray
+
+    if not (_cluster_address(config) or ray.is_initialized()):
+        from cibhash.device_codes import check_device
+
+        check_device("cuda")
+
+
 def _cluster_address(config: RayConfig) -> str:
     """Address of the cluster to join, empty for a private Ray."""
     return config.address or os.environ.get(SUBMITTED_ADDRESS, "")

@@ -8,13 +8,14 @@ from jobs.runner import run_job
 
 
 def run(config: ServeConfig) -> dict[str, Any]:
-    """Serves; `--dry-run` reads the index's manifest and tries the address."""
+    """Serves; `--dry-run` reads the index's manifest, tries the address and looks for GPUs if asked for them."""
     from cluster.index.versions import open_index
-    from cluster.service.app import check_endpoint, serve
+    from cluster.service.app import check_endpoint, check_gpu, serve
 
     index = open_index(config.index)
     if config.dry_run:
         check_endpoint(config)
+        check_gpu(config, index.manifest)
     else:
         serve(config)
     return {

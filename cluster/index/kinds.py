@@ -45,6 +45,15 @@ class KindSpec:
                     f"but the codes of {uri} have {bits} bits together"
                 )
 
+    def check_device(self, uri: str, device: str) -> None:
+        """Refuses a device, as torch names it, that the kind cannot be searched on; empty is the CPUs.
+
+        Raises:
+            ConfigError: naming kind and the index's URI.
+        """
+        if device and self.kind != "flat":
+            raise ConfigError(f"use_gpu: only an index of kind flat is searched on a GPU, {uri} is of kind {self}")
+
     def check_kept(self, uri: str, asked: "KindSpec") -> None:
         """Refuses another kind than `flat`, which may just be the default, for an index that has this one.
 

@@ -32,7 +32,7 @@ from cluster.index.neighbor_tables import (
 from cluster.index.shard_index import ShardIndex
 from cluster.index.versions import OpenIndex, open_index
 from cluster.manifests import CodeManifest, CodePart, IndexShardEntry, create_manifest, load_manifest, same_encoder
-from cluster.runtime import ray_session
+from cluster.runtime import ray_session, require_gpu, require_resources
 from cluster.telemetry import progress
 
 _PARTS_IN_FLIGHT = 4
@@ -82,6 +82,7 @@ def retrieve(config: RetrieveConfig) -> RetrieveResult:
     A neighbor table that is complete and of the same inputs is returned as it is.
 
     Raises:
+        ConfigError: there are no GPUs for the shards, or the index is not of a kind that is searched on them.
         ManifestMismatch: queries and index are of different encoders, or OUTPUT has neighbors of other inputs.
         DataError: the query parts do not add up, or a file is broken.
     """
@@ -98,9 +99,12 @@ def retrieve(config: RetrieveConfig) -> RetrieveResult:
     )
     is_finished = _is_finished(request, queries.digest)
     reused = len(queries.parts) if is_finished else 0
+    if not is_finished and config.use_gpu:
+        index.manifest.spec.check_device(index.uri, config.device)
+        require_gpu(config.ray)
     if not is_finished and not config.dry_run:
         with ray_session(config.ray):
-            parts, reused = _retrieve_parts(request, queries.parts, index)
+            parts, reused = _retrieve_parts(request, queries.parts, index, config)
         _commit(request, queries, index, parts)
     return RetrieveResult(
         neighbors_uri=request.output_uri,
@@ -167,7 +171,7 @@ def _commit(request: _Request, queries: CodeManifest, index: OpenIndex, parts: l
 
 
 def _retrieve_parts(
-    request: _Request, sources: tuple[CodePart, ...], index: OpenIndex
+    request: _Request, sources: tuple[CodePart, ...], index: OpenIndex, config: RetrieveConfig
 ) -> tuple[list[NeighborPart], int]:
     """All parts in the order of the query parts, and how many of them were there already."""
     with progress("retrieve", sum(source.rows for source in sources), "queries") as line:
@@ -178,7 +182,7 @@ def _retrieve_parts(
                 line.advance(part.rows)
         reused = len(done)
         todo = [number for number in range(len(sources)) if number not in done]
-        actors = _start_shards(index) if todo and request.kept else []
+        actors = _start_shards(index, config) if todo and request.kept else []
         task, running = ray.remote(_retrieve_part), dict[Any, int]()
         try:
             while todo or running:
@@ -199,18 +203,20 @@ def _retrieve_parts(
 class _ShardActor:
     """One index shard, loaded once; by a method, so that a caller sees why it cannot be loaded."""
 
-    def __init__(self, base_uri: str, entry: IndexShardEntry, bits: int, kind: IndexKind) -> None:
-        self._source, self._kind = (base_uri, entry, bits), kind
+    def __init__(self, base_uri: str, entry: IndexShardEntry, bits: int, kind: IndexKind, device: str) -> None:
+        self._source, self._kind, self._device = (base_uri, entry, bits), kind, device
         self._index: ShardIndex | None = None
 
     def search(self, codes: Codes, k: int) -> Neighbors:
         if self._index is None:
-            self._index = ShardIndex.load(*self._source, kind=self._kind)
+            self._index = ShardIndex.load(*self._source, kind=self._kind, device=self._device)
         return self._index.search(codes, k)
 
 
-def _start_shards(index: OpenIndex) -> list[Any]:
+def _start_shards(index: OpenIndex, config: RetrieveConfig) -> list[Any]:
     """One actor per index shard; they reserve no CPU, so that more shards than CPUs cannot block the tasks."""
+    if config.use_gpu:
+        require_resources(config.ray, "index shards", len(index.manifest.shards), cpus=0.0, gpus=config.num_gpus)
     actor, run = ray.remote(_ShardActor), uuid.uuid4().hex[:8]
     return [
         actor.options(
@@ -218,7 +224,8 @@ def _start_shards(index: OpenIndex) -> list[Any]:
             max_restarts=_RESTARTS,
             max_task_retries=_RESTARTS,
             scheduling_strategy="SPREAD",
-        ).remote(index.base_uri, entry, index.manifest.bits, index.manifest.kind)
+            num_gpus=config.num_gpus,
+        ).remote(index.base_uri, entry, index.manifest.bits, index.manifest.kind, config.device)
         for number, entry in enumerate(index.manifest.shards)
     ]
 

@@ -17,7 +17,7 @@ from cibhash.binary import check_codes
 from cibhash.types import PADDING_DISTANCE, PADDING_ID, Codes, Ids, Neighbors, RangeNeighbors
 from cluster.index.bucket_codes import BucketCodes
 from cluster.index.flat_codes import flat_codes
-from cluster.index.kinds import APPROXIMATE, IndexKind
+from cluster.index.kinds import APPROXIMATE, IndexKind, KindSpec
 from cluster.index.searchable_codes import SearchableCodes
 from cluster.index.shard_files import read_shard_files
 from cluster.index.structure_files import open_structure
@@ -73,7 +73,14 @@ class ShardIndex:
 
     @classmethod
     def load(
-        cls, base_uri: str, entry: IndexShardEntry, bits: int, *, kind: IndexKind = "flat", threads: int = 1
+        cls,
+        base_uri: str,
+        entry: IndexShardEntry,
+        bits: int,
+        *,
+        kind: IndexKind = "flat",
+        threads: int = 1,
+        device: str = "",
     ) -> "ShardIndex":
         """Loads a shard after its files were verified.
 
@@ -83,14 +90,21 @@ class ShardIndex:
             bits: Code length of the index.
             kind: Of the index.
             threads: Of a search.
+            device: Where it is searched, as torch names it; empty: on CPUs.
 
         Raises:
+            ConfigError: there is no such CUDA device, it has no room, or the kind is not searched on one.
             ManifestMismatch: a file differs from its digest, or its content from what the manifest says.
             DataError: a file cannot be read although its digest is right.
         """
+        KindSpec(kind).check_device(base_uri, device)
         codes, ids, rows = read_shard_files(base_uri, entry, bits)
         stored = kind in APPROXIMATE and len(codes) > 0
-        searchable = open_structure(base_uri, entry, codes, threads) if stored else None
+        searchable: SearchableCodes | None = open_structure(base_uri, entry, codes, threads) if stored else None
+        if device:
+            from cluster.index.device_flat import DeviceFlat  # torch takes seconds to import
+
+            searchable = DeviceFlat(codes, device)
         return cls(codes, ids, rows, kind=kind, searchable=searchable, threads=threads)
 
     def search(self, codes: Codes, k: int) -> Neighbors:

@@ -25,7 +25,7 @@ from cluster.config import ServeConfig
 from cluster.encoders import encoder_info
 from cluster.index.versions import open_index
 from cluster.manifests import IndexManifest, same_encoder
-from cluster.runtime import check_faiss, muted_stderr, ray_session, root_cause
+from cluster.runtime import check_faiss, muted_stderr, ray_session, require_gpu, require_resources, root_cause
 from cluster.service.current_router import CurrentRouter
 from cluster.service.http_api import build_api
 from cluster.service.http_guard import token_digests
@@ -78,19 +78,24 @@ def build_app(config: ServeConfig) -> ray_serve.Application:
     Raises:
         NotFound: no index or no encoder at the given place.
         ManifestMismatch: the encoder is not the one that made the index; names both digests.
-        ConfigError: the token file holds no tokens.
+        ConfigError: the token file holds no tokens, or shards cannot be searched on GPUs.
     """
     check_faiss()
     index = open_index(storage.absolute(config.index))
     manifest = index.manifest
+    check_gpu(config, manifest)
     encoder_uri = storage.absolute(config.encoder or manifest.encoder_uri)
     same_encoder((config.index, manifest.encoder_digest), (encoder_uri, encoder_info(encoder_uri).digest))
     digests = token_digests(config.token_file) if config.token_file else ()
 
     shard = ray_serve.deployment(num_replicas=config.replicas, max_ongoing_requests=16, **_REPLICA)(ShardReplica)
+    if config.use_gpu:
+        shard = shard.options(ray_actor_options=_CPUS | {"num_gpus": config.num_gpus})
     num_slots = config.slots or len(manifest.shards)
     slots = [
-        shard.options(name=shard_name(slot)).bind(index.uri, slot, num_slots, manifest.version, config.watch_s)
+        shard.options(name=shard_name(slot)).bind(
+            index.uri, slot, num_slots, manifest.version, config.watch_s, config.device
+        )
         for slot in range(num_slots)
     ]
     encoder = ray_serve.deployment(name=ENCODER_NAME, max_ongoing_requests=64, **_REPLICA)(QueryEncoder)
@@ -128,18 +133,21 @@ def running_service(config: ServeConfig) -> Iterator[str]:
         CIBHashError: an artefact is missing, broken or another one than expected.
     """
     check_endpoint(config)
-    app, version = build_app(config), open_index(config.index).manifest.version
+    app, manifest = build_app(config), open_index(config.index).manifest
     host = f"[{config.host}]" if ":" in config.host else config.host
     with ray_session(config.ray):
         if ray_serve.status().proxies:
             raise ConfigError("Ray Serve already runs on this cluster: deploy cluster.service.app:deployed_app instead")
+        if config.use_gpu:
+            num_replicas = config.replicas * (config.slots or len(manifest.shards))
+            require_resources(config.ray, "shard replicas", num_replicas, cpus=0.0, gpus=config.num_gpus)
         try:
             ray_serve.start(
                 proxy_location="HeadOnly",
                 http_options={"host": config.host, "port": config.port, "request_timeout_s": REQUEST_TIMEOUT_S},
             )
             ray_serve.run(app, name=APP_NAME, route_prefix="/")
-            _check_loaded(version)
+            _check_loaded(manifest.version)
             yield f"http://{host}:{config.port}"
         finally:
             with muted_stderr():
@@ -174,6 +182,17 @@ def check_endpoint(config: ServeConfig) -> None:
             probe.bind(address)
     except OSError as error:
         raise ConfigError(f"{where}: {error.strerror or error}; choose another host or port") from None
+
+
+def check_gpu(config: ServeConfig, manifest: IndexManifest) -> None:
+    """Refuses shards on GPUs where there are none, or the index is not of a kind that is searched there.
+
+    Raises:
+        ConfigError: naming what is missing.
+    """
+    if config.use_gpu:
+        manifest.spec.check_device(config.index, config.device)
+        require_gpu(config.ray)
 
 
 def _is_loopback(host: str) -> bool:

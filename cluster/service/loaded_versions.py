@@ -28,7 +28,9 @@ _KEPT = 2
 class LoadedVersions:
     """Safe to use from several threads; loads one version at a time."""
 
-    def __init__(self, index_uri: str, slot: int, num_slots: int, version: str, watch_s: float) -> None:
+    def __init__(
+        self, index_uri: str, slot: int, num_slots: int, version: str, watch_s: float, device: str = ""
+    ) -> None:
         """Loads the first version; if that fails, whoever asks is told.
 
         Args:
@@ -37,7 +39,9 @@ class LoadedVersions:
             num_slots: How many there are.
             version: To begin with.
             watch_s: Seconds between two looks at `CURRENT`.
+            device: Where shards are searched, as torch names it; empty: on CPUs.
         """
+        self._device = device
         self._uri, self._slot, self._num_slots, self._watch_s = index_uri, slot, num_slots, watch_s
         self._loading = threading.Lock()
         self._held: dict[str, ShardGroup] = {}
@@ -85,7 +89,7 @@ class LoadedVersions:
         entries = [manifest.shards[number] for number in numbers]
         shards = [
             known.get(_content(entry, manifest.kind))
-            or ShardIndex.load(opened.base_uri, entry, manifest.bits, kind=manifest.kind)
+            or ShardIndex.load(opened.base_uri, entry, manifest.bits, kind=manifest.kind, device=self._device)
             for entry in entries
         ]
         return ShardGroup(shards, entries)

@@ -53,8 +53,10 @@ class ShardState:
 class ShardReplica:
     """Holds the slot's shards of the versions in use; searches run in threads, so that health checks are answered."""
 
-    def __init__(self, index_uri: str, slot: int, num_slots: int, version: str, watch_s: float) -> None:
-        self._versions = LoadedVersions(index_uri, slot, num_slots, version, watch_s)
+    def __init__(
+        self, index_uri: str, slot: int, num_slots: int, version: str, watch_s: float, device: str = ""
+    ) -> None:
+        self._versions = LoadedVersions(index_uri, slot, num_slots, version, watch_s, device)
 
     async def state(self, version: str) -> ShardState:
         """The replica's process, once its shards of a version are loaded.

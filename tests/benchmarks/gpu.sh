@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Tests and benchmarks on a machine with a CUDA device: `PYTHON=python3 gpu.sh OUTPUT`, everything it prints in OUTPUT.
-# Needs neither network, Ray nor an installed package: torch, torchvision, timm, triton, numpy, pillow, opencv, pytest.
+# Needs neither network, Ray nor an installed package: torch, torchvision, timm, triton, numpy, pillow, opencv, pytest;
+# where they are there, hypothesis, pydantic, pyarrow and faiss-gpu too, for more tests and for a candidate to compare.
 # LOADERS sets the loader processes of either side (default: half of the cores), TIMEOUT the seconds of one step.
 # Exit code: 0 if every step ended well; OUTPUT/summary.txt has one line per step.
 set -uo pipefail
@@ -42,7 +43,7 @@ print(torch.cuda.get_device_name())
 '
 # Of the tests that want a device, those that can be imported; no conftest, which serves the tests with Ray.
 files=()
-for file in $(grep -l 'mark\.gpu' tests/cibhash/test_*.py); do
+for file in $(grep -rl --include='test_*.py' -e 'mark\.gpu' -e 'import DEVICES' tests/cibhash tests/cluster); do
   module=${file%.py}
   if "$python" -c "import ${module//\//.}" 2>/dev/null; then
     files+=("$file")
@@ -51,6 +52,7 @@ for file in $(grep -l 'mark\.gpu' tests/cibhash/test_*.py); do
   fi
 done
 step tests "$python" -m pytest --noconftest -p no:cacheprovider -m gpu "${files[@]}"
+benchmark device-search device_search
 benchmark augmentation augmentation
 benchmark objective objective --released-images 256 512 1024 2048
 benchmark step-mobilenetv2 training_step --threads 4 --loaders "$loaders" --steps 20 --warm-steps 10

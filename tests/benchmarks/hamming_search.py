@@ -37,10 +37,10 @@ from cibhash.native.library import Level, library
 from cibhash.relevance import share_label
 from cibhash.types import Codes, Ids
 from tests.benchmarks import measuring
+from tests.benchmarks.clustered_codes import Data, make_data
 
 OURS, FAISS, CEILING = "ours", "faiss", "ceiling"
 _SLOW_QUERIES = 4
-_CENTERS, _UNIFORM = 1000, 0.2
 _PASSES = 2000
 _Found = tuple[Ids | None, npt.NDArray[np.int32]]
 
@@ -64,13 +64,6 @@ uint64_t compare(const uint64_t *codes, size_t count, const uint64_t *queries, s
     return (uint64_t)_mm512_reduce_add_epi64(both);
 }
 """
-
-
-class Data(NamedTuple):
-    """Packed codes."""
-
-    queries: Codes
-    database: Codes
 
 
 class Candidate(NamedTuple):
@@ -109,21 +102,6 @@ def main() -> None:
     level = "none" if found is None else Level(found.cibhash_level()).name
     checks = {"answers compared": "equal", "library": level}
     measuring.report("hamming_search", options, checks, rows, cpu_flags=_cpu_flags(), faiss=faiss.__version__)
-
-
-def make_data(bits: int, count: int, num_queries: int, seed: int) -> Data:
-    """Codes around centers, 15.6 % of their bits flipped, but for a fifth that lie anywhere; queries alike."""
-    draws = np.random.default_rng([seed, bits])
-    width = bits // 8
-    centers = draws.integers(0, 256, (_CENTERS, width), np.uint8)
-    made = centers[draws.integers(0, _CENTERS, count + num_queries)]
-    for first in range(0, len(made), 2**18):
-        part = made[first : first + 2**18]
-        noise = [draws.integers(0, 256, part.shape, np.uint8) for _ in range(5)]
-        part ^= noise[0] & noise[1] & (noise[2] | (noise[3] & noise[4]))  # 1/4 of 5/8
-        anywhere = draws.random(len(part)) < _UNIFORM
-        part[anywhere] = noise[0][anywhere]
-    return Data(made[count:].copy(), made[:count])
 
 
 def _candidates(data: Data, num_queries: int, k: int, options: argparse.Namespace) -> dict[str, Candidate]:

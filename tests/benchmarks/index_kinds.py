@@ -31,7 +31,7 @@ from cluster.index.searchable_codes import SearchableCodes
 from cluster.index.structure_files import index_recall
 from cluster.index.unique_codes import UniqueCodes
 from tests.benchmarks import measuring
-from tests.benchmarks.hamming_search import Data, make_data
+from tests.benchmarks.clustered_codes import Data, make_data
 
 FLAT = "flat"
 _SLOW_QUERIES = 8

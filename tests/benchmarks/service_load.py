@@ -40,7 +40,7 @@ from cluster.manifests import CodeTableRef, IndexManifest
 from cluster.service.app import APP_NAME, running_service
 from cluster.service.router import shard_name
 from tests.benchmarks import measuring
-from tests.benchmarks.hamming_search import make_data
+from tests.benchmarks.clustered_codes import make_data
 from tests.datasets import published_encoder
 
 _BITS, _K, _BATCH = 64, 100, 1000

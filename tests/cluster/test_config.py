@@ -17,6 +17,7 @@ from cluster.config import (
     RetrieveConfig,
     SearchConfig,
     ServeConfig,
+    ShardSearchConfig,
 )
 from cluster.doctor_config import DoctorConfig
 from cluster.packing_config import AdoptConfig, PackConfig
@@ -125,6 +126,9 @@ _BAD: list[tuple[type[JobConfig], dict[str, Any], str]] = [
     (ServeConfig, {"shard_deadline_s": 0}, "shard_deadline_s"),
     (ServeConfig, {"shard_deadline_s": float("inf")}, "shard_deadline_s"),
     (ServeConfig, {"max_k": 0}, "max_k"),
+    (ServeConfig, {"gpus_per_shard": 0.5}, "gpus_per_shard: only with --use-gpu"),
+    (ServeConfig, {"use_gpu": True, "gpus_per_shard": 1.5}, "gpus_per_shard"),
+    (RetrieveConfig, {"use_gpu": True, "gpus_per_shard": 0}, "gpus_per_shard"),
     (SearchConfig, {"query": ()}, "query"),
     (SearchConfig, {"index": ""}, "index and url"),
     (SearchConfig, {"url": "http://x"}, "index and url"),
@@ -249,6 +253,6 @@ def test_all_job_configs_are_tested_here() -> None:
     found = {
         c
         for c in (vars(configs) | vars(doctor_config) | vars(packing_config) | vars(training_config)).values()
-        if isinstance(c, type) and issubclass(c, JobConfig) and c is not JobConfig
+        if isinstance(c, type) and issubclass(c, JobConfig) and c not in (JobConfig, ShardSearchConfig)
     }
     assert found == set(_NEEDED)

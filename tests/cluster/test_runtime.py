@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
+import ray
+import torch
 
 from cibhash.errors import ConfigError, CorruptShard, StorageError
 from cluster.config import RayConfig
@@ -15,6 +17,7 @@ from cluster.runtime import (
     _worker_environment,
     check_faiss,
     ray_session,
+    require_gpu,
     require_resources,
     root_cause,
     versions,
@@ -183,6 +186,17 @@ def test_this_environment_has_one_faiss_and_known_versions() -> None:
     assert found["python"] == ".".join(map(str, sys.version_info[:3]))
     assert {"cibhash", "torch", "ray", "numpy", "cuda"} <= found.keys()
     assert isinstance(ConfigError("x"), Exception)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_gpus_are_refused_before_a_private_ray_starts_where_there_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)  # other tests may have left one running
+    with pytest.raises(ConfigError, match=r"^no CUDA device: "):
+        require_gpu(RayConfig())
+    require_gpu(RayConfig(address="10.0.0.1:6379"))
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    require_gpu(RayConfig())
 
 
 @pytest.mark.ray

@@ -414,3 +414,8 @@ def test_a_service_tells_versions_of_two_kinds_apart(tmp_path: Path) -> None:
     manifest = json.loads((output / "v000001/index.json").read_text())
     assert "parameters" not in manifest
     assert "structure" not in manifest["shards"][0]
+    on_device = LoadedVersions(str(output), 0, 1, "v000001", 3600.0, "cpu")
+    expected, found = (each._load("v000001").search(POOL, 4) for each in (versions, on_device))
+    np.testing.assert_array_equal(found.ids, expected.ids)
+    with pytest.raises(ConfigError, match="v000002 is of kind unique"):
+        on_device._load("v000002")

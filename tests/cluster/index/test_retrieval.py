@@ -5,8 +5,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import ray
+import torch
 
-from cibhash.errors import DataError, ManifestMismatch, NotFound
+from cibhash.errors import ConfigError, DataError, ManifestMismatch, NotFound
 from cibhash.types import Codes
 from cluster.code_versions import open_codes
 from cluster.config import IndexConfig, RetrieveConfig
@@ -170,8 +172,40 @@ def test_blocks_of_queries_do_not_change_the_neighbors(folder: Path, monkeypatch
     request = retrieval._Request(str(folder / "blocks"), queries, 16, 8, 8, "v000001", index.digest)
     # Ray tasks import the module afresh, so the part is made here.
     monkeypatch.setattr(retrieval, "_NEIGHBORS_PER_CALL", 24)
-    part = retrieval._retrieve_part(request, 0, open_codes(queries).parts[0], retrieval._start_shards(index))
+    part = retrieval._retrieve_part(
+        request, 0, open_codes(queries).parts[0], retrieval._start_shards(index, config_in(folder))
+    )
     assert pq.read_table(folder / "blocks" / part.path).equals(pq.read_table(folder / "out" / part.path))
+
+
+def test_a_shard_on_a_device_gives_the_same(folder: Path) -> None:
+    index, codes = open_index(str(folder / "index")), make_codes(QUERIES, 2)
+    (entry,) = index.manifest.shards
+    (found, expected) = (
+        retrieval._ShardActor(index.base_uri, entry, 16, "flat", device).search(codes, 8) for device in ("cpu", "")
+    )
+    np.testing.assert_array_equal(found.ids, expected.ids)
+    np.testing.assert_array_equal(found.distances, expected.distances)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_gpus_that_are_not_there_are_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    config = config_in(folder, "new", use_gpu=True, gpus_per_shard=0.5)
+    with pytest.raises(ConfigError, match=r"^index shards 1 needs 0\.5 GPUs, the Ray cluster has 0$"):
+        retrieve(config)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    for dry_run in (False, True):
+        with pytest.raises(ConfigError, match=r"^no CUDA device: "):
+            retrieve(config.model_copy(update={"dry_run": dry_run}))
+    assert not (folder / "new").exists()
+
+
+def test_a_kind_that_gpus_do_not_search_is_refused(folder: Path) -> None:
+    build_index(IndexConfig(codes=str(folder / "database"), output=str(folder / "unique"), kind="unique"))
+    config = config_in(folder, "new", index=str(folder / "unique"), use_gpu=True)
+    with pytest.raises(ConfigError, match=r"^use_gpu: only an index of kind flat .*/unique is of kind unique$"):
+        retrieve(config)
 
 
 def test_damaged_index_shard_is_named_and_nothing_committed(folder: Path) -> None:

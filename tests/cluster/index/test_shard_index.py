@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
-from cibhash.errors import DataError, ManifestMismatch, NotFound
+from cibhash.errors import ConfigError, DataError, ManifestMismatch, NotFound
 from cibhash.native.library import Level, library
 from cibhash.types import PADDING_DISTANCE, PADDING_ID, Codes, Ids
 from cluster.code_tables import code_schema, packed_array
@@ -205,6 +205,17 @@ def test_codes_are_mapped_read_only_and_outlive_their_file(tmp_path: Path) -> No
         assert not found.flags.writeable
     (tmp_path / entry.codes.path).unlink()
     check_exact(ShardIndex(found_codes, found_ids, rows), codes[:4], codes, ids, 9, radius=5)
+
+
+@pytest.mark.parametrize("count", [0, 200])
+def test_a_shard_on_a_device_is_brute_force(tmp_path: Path, count: int) -> None:
+    codes, ids = random_codes(np.random.default_rng(5), count, 24, 30)
+    entry = write_shard_files(str(tmp_path), 0, make_rows(codes, ids), 24)
+    index = ShardIndex.load(str(tmp_path), entry, 24, device="cpu")
+    for k in (1, 9, 199, 205):
+        check_exact(index, codes[:4], codes, ids, k, radius=5)
+    with pytest.raises(ConfigError, match="only an index of kind flat is searched on a GPU"):
+        ShardIndex.load(str(tmp_path), entry, 24, kind="unique", device="cpu")
 
 
 def test_a_repeated_key_means_the_smallest_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
+import ray
 import torch
 from ray import serve as ray_serve
 
@@ -37,6 +38,7 @@ from cluster.service.arrow_answer import code_stream, read_answer
 from cluster.service.router import shard_name
 from cluster.service.schema import ARROW_TYPE, SearchAnswer
 from cluster.service.shard_replica import ShardReplica
+from jobs.serve import run
 from tests.patience import HANG_S
 from tests.service_fixture import BITS, Corpus, free_port, make_corpus, make_index, picture
 
@@ -479,6 +481,18 @@ def test_taken_port_is_named(corpus: Corpus) -> None:
         with pytest.raises(ConfigError, match=f"^127.0.0.1:{port}: Address already in use") as raised:
             check_endpoint(ServeConfig(index="nowhere", port=port))
     assert raised.value.exit_code == 2
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_gpus_that_are_not_there_are_refused(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    config = ServeConfig(index=make_index(corpus, 5), use_gpu=True)
+    with pytest.raises(ConfigError, match=r"^no CUDA device: ") as raised:
+        build_app(config)
+    assert raised.value.exit_code == 2
+    with pytest.raises(ConfigError, match=r"^no CUDA device: "):
+        run(config.model_copy(update={"dry_run": True, "port": free_port()}))
 
 
 def test_foreign_encoder_is_refused_with_both_digests(corpus: Corpus, tmp_path: Path) -> None:
