@@ -26,10 +26,11 @@ from cluster.service.api_description import openapi
 from cluster.service.api_description import page as describing_page
 from cluster.service.arrow_answer import write_answer
 from cluster.service.current_router import CurrentRouter
+from cluster.service.found import Found
 from cluster.service.http_guard import Guard
 from cluster.service.query_metrics import QueryMetrics
 from cluster.service.request_parsing import check_wanted, parse_arrow, parse_int, parse_json, parse_wanted
-from cluster.service.router import Found, Incomplete, Router, shard_name
+from cluster.service.router import Incomplete, Router, shard_name
 from cluster.service.schema import (
     ARROW_TYPE,
     DEFAULT_K,

@@ -7,31 +7,26 @@ hesitates is not waited for.
 """
 
 import asyncio
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from ray.exceptions import RayError, RayTaskError
-from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
-from cibhash.asymmetric import Weights, distances
 from cibhash.errors import BadImage
-from cibhash.types import PADDING_ID, Codes, Neighbors, RangeNeighbors
-from cluster.index.merge import merge_neighbors, merge_ranges
+from cibhash.types import Codes
 from cluster.index.shard_index import Row
 from cluster.manifests import IndexManifest
-from cluster.runtime import root_cause
+from cluster.service.found import Found, merged, reranked
 from cluster.service.query_encoder import EncodedImage
+from cluster.service.replica_call import Unavailable, call
 from cluster.service.schema import MAX_JSON_NEIGHBORS, MAX_NEIGHBORS, Coverage, Item, Query, RequestRefused, Wanted
 from cluster.service.shard_replica import Resolved, RowsWanted, ShardAnswer
 from cluster.service.slots import deal
 from cluster.telemetry import log
 
 ENCODE_DEADLINE_S = 30.0
-RETRY_PAUSE_S = 0.05
 
 
 class Incomplete(RequestRefused):
@@ -40,21 +35,6 @@ class Incomplete(RequestRefused):
     def __init__(self, message: str, coverage: Coverage) -> None:
         super().__init__(503, message)
         self.coverage = coverage
-
-
-@dataclass(frozen=True)
-class Found:
-    """The merged answer of the slots that answered."""
-
-    codes: Codes
-    """Of the queries."""
-    neighbors: RangeNeighbors
-    """Per query ordered by (distance, id), without padding."""
-    items: dict[int, Item]
-    """The row of every neighbor by id, if rows were asked for."""
-    coverage: Coverage
-    weighted: dict[int, int] | None = None
-    """Asymmetric distance of the one query's neighbors by id, where they are ordered by it."""
 
 
 @dataclass
@@ -123,7 +103,7 @@ class Router:
         scattered.failures.update(lost)
         coverage = self.check_complete(scattered, wanted)
         answers: list[ShardAnswer] = list(scattered.answers.values())
-        neighbors = await asyncio.to_thread(_merge, answers, k, len(codes))
+        neighbors = await asyncio.to_thread(merged, answers, k, len(codes))
         if len(neighbors.ids) > limit:
             raise RequestRefused(422, f"radius: {len(neighbors.ids)} neighbors found, at most {limit} in one answer")
         items = {item.id: item for answer in answers for item in answer.items}
@@ -138,10 +118,10 @@ class Router:
         """
         until = asyncio.get_running_loop().time() + ENCODE_DEADLINE_S
         try:
-            encoded: EncodedImage = await _call(self._encoder, until, None, "encode_image", image)
+            encoded: EncodedImage = await call(self._encoder, until, None, "encode_image", image)
         except BadImage as error:
             raise RequestRefused(422, f"image: {error}") from None
-        except _Unavailable as error:
+        except Unavailable as error:
             raise RequestRefused(503, f"encoder: {error}") from None
         return encoded
 
@@ -236,96 +216,14 @@ class Router:
         until = asyncio.get_running_loop().time() + self._deadline_s
         version, hedge_s = self.manifest.version, self._hedge_s
         pending = [
-            _call(self._slots[slot], until, hedge_s, method, version, *arguments) for slot, arguments in calls.items()
+            call(self._slots[slot], until, hedge_s, method, version, *arguments) for slot, arguments in calls.items()
         ]
         scattered = Scattered()
         for slot, answer in zip(calls, await asyncio.gather(*pending, return_exceptions=True), strict=True):
-            if isinstance(answer, _Unavailable):
+            if isinstance(answer, Unavailable):
                 scattered.failures[slot] = str(answer)
             elif isinstance(answer, BaseException):
                 raise answer
             else:
                 scattered.answers[slot] = answer
         return scattered
-
-
-class _Unavailable(Exception):
-    """A deployment that gave no answer, and why."""
-
-
-async def _call(
-    handle: DeploymentHandle[Any], until: float, hedge_s: float | None, method: str, *arguments: object
-) -> Any:
-    """The answer of one replica; of the first of two, where the first asked hesitates longer than `hedge_s`.
-
-    Raises:
-        _Unavailable: no answer until `until`, or the slot's shards cannot be loaded.
-        RequestRefused, BadImage: what the replica says of the request itself.
-    """
-    started = time.monotonic()
-    attempts = {asyncio.ensure_future(_attempt(handle, method, *arguments))}
-    try:
-        async with asyncio.timeout_at(until):
-            if hedge_s is not None and not (await asyncio.wait(attempts, timeout=hedge_s))[0]:
-                attempts.add(asyncio.ensure_future(_attempt(handle, method, *arguments)))
-            while True:
-                done, pending = await asyncio.wait(attempts, return_when=asyncio.FIRST_COMPLETED)
-                answered = next((one for one in done if not isinstance(one.exception(), _Unavailable)), None)
-                if answered is not None or not pending:
-                    return (answered or done.pop()).result()
-                attempts = pending
-    except TimeoutError:
-        raise _Unavailable(f"no answer within {time.monotonic() - started:.1f} s") from None
-    finally:
-        for one in attempts:
-            one.cancel()
-
-
-async def _attempt(handle: DeploymentHandle[Any], method: str, *arguments: object) -> Any:
-    """What a replica answers; asked again, or its successor, when it dies."""
-    while True:
-        response = getattr(handle, method).remote(*arguments)
-        try:
-            return await response
-        except RayTaskError as error:
-            cause = root_cause(error.cause or error)
-            if isinstance(cause, (RequestRefused, BadImage)):
-                raise cause from None
-            raise _Unavailable(f"{type(cause).__name__}: {cause}") from None
-        except (RayError, RayServeException):
-            await asyncio.sleep(RETRY_PAUSE_S)
-        except asyncio.CancelledError:
-            response.cancel()
-            raise
-
-
-def reranked(found: Found, weights: Weights, k: int) -> Found:
-    """The k first of the one query's neighbors in the order of (asymmetric distance, id).
-
-    Args:
-        found: Neighbors of one query, their codes among the items.
-        weights: Of the query's bits, int32 (1, B).
-        k: How many are kept.
-    """
-    ids, hamming = found.neighbors.ids, found.neighbors.distances
-    packed = b"".join(bytes.fromhex(found.items[row_id].code) for row_id in ids.tolist())
-    codes = np.frombuffer(packed, np.uint8).reshape(len(ids), -1)
-    weighted = distances(weights, found.codes, codes)[0] if len(ids) else hamming
-    order = np.lexsort((ids, weighted))[:k]
-    neighbors = RangeNeighbors(np.array([0, len(order)]), ids[order], hamming[order])
-    by_id = dict(zip(ids[order].tolist(), weighted[order].tolist(), strict=True))
-    return Found(found.codes, neighbors, found.items, found.coverage, by_id)
-
-
-def _merge(answers: Sequence[ShardAnswer], k: int | None, num_queries: int) -> RangeNeighbors:
-    if not answers:
-        return RangeNeighbors(np.zeros(num_queries + 1, np.int64), np.empty(0, np.int64), np.empty(0, np.int32))
-    if k is not None:
-        return _unpadded(merge_neighbors([a.nearest for a in answers if a.nearest is not None], k))
-    return merge_ranges([a.within for a in answers if a.within is not None])
-
-
-def _unpadded(neighbors: Neighbors) -> RangeNeighbors:
-    real = neighbors.ids != PADDING_ID
-    limits = np.concatenate([[0], np.cumsum(real.sum(axis=1))]).astype(np.int64)
-    return RangeNeighbors(limits, neighbors.ids[real], neighbors.distances[real])

@@ -487,7 +487,7 @@ def test_taken_port_is_named(corpus: Corpus) -> None:
 def test_gpus_that_are_not_there_are_refused(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
-    config = ServeConfig(index=make_index(corpus, 5), use_gpu=True)
+    config = ServeConfig(index=make_index(corpus, 1, corpus.folder / "index-gpu"), use_gpu=True)
     with pytest.raises(ConfigError, match=r"^no CUDA device: ") as raised:
         build_app(config)
     assert raised.value.exit_code == 2
