@@ -54,6 +54,7 @@ def _check(script: str) -> None:
         "decode_resize",
         "tar_reading",
         "hamming_search",
+        "evaluation_speed",
         "device_search",
         "index_kinds",
     ],
