@@ -61,7 +61,14 @@ def test_the_file_deployed_answers_to_its_token_alone(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "ray.serve.scripts", "run", "--app-dir", str(FILE.parents[1]), "serve.yaml"]
     short = tempfile.mkdtemp(prefix="cibhash-ray-", dir="/tmp")  # Ray's sockets lie below it
     environment = {**os.environ, "RAY_TMPDIR": short, "HOME": str(tmp_path), "RAY_AUTH_MODE": "disabled"}
-    running = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment, cwd=tmp_path)
+    running = subprocess.Popen(
+        command,
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        env=environment,
+        cwd=tmp_path,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a suite in the background ignores it
+    )
     try:
         client, deadline = SearchClient(f"http://127.0.0.1:{port}", TOKEN, retries=0), time.monotonic() + HANG_S
         while True:
