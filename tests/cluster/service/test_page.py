@@ -154,6 +154,7 @@ class TestInBrowser:
     def test_the_interface_is_described(self, page: Any, url: str) -> None:
         page.get_by_role("link", name="HTTP interface").click()
         page.get_by_role("heading", name="POST /search/image").wait_for()
+        page.wait_for_load_state("load")  # the style sheet may come after the heading
         assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
 
 
