@@ -10,10 +10,10 @@ from types import TracebackType
 from typing import ParamSpec, Self, TypeVar, overload
 
 from cibhash.types import Codes, Neighbors, RangeNeighbors
-from cluster.client import (
+from cluster.client import SearchClient
+from cluster.code_batches import (
     VERSION_ROUNDS,
     BatchAnswer,
-    SearchClient,
     code_batches,
     forget_stale,
     joined_answers,

@@ -35,8 +35,9 @@ def open_codes(uri: str, version: str = "") -> CodeManifest:
     try:
         manifest = load_manifest(CodeManifest, storage.join(uri, name))
     except NotFound:
-        cause = "there is no such version" if version else f"{CURRENT} names it"
-        raise NotFound(f"{uri}: version {name} has no {CodeManifest.file_name}, but {cause}") from None
+        if version:
+            raise NotFound(f"{uri}: there is no version {name} ({CodeManifest.file_name} is missing)") from None
+        raise NotFound(f"{uri}: version {name} has no {CodeManifest.file_name}, but {CURRENT} names it") from None
     if manifest.version != name:
         raise ManifestMismatch(f"{uri}: the manifest in {name} is of version {manifest.version}")
     return manifest

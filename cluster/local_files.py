@@ -73,7 +73,7 @@ def local_errors(path: str) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError:
-        raise NotFound(f"{path}: no such file") from None
+        raise NotFound(f"{path}: no such file or folder") from None
     except OSError as error:
         reason = error.strerror or str(error)
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):

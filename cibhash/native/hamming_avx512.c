@@ -132,15 +132,7 @@ TARGET INLINE void distances_of(const struct block *block, const uint64_t *query
     WITHIN(some_within_##name, words, 4) \
     WITHIN(many_within_##name, words, 1)
 
-KERNELS(narrow, NARROW)
-KERNELS(1, 1)
-KERNELS(2, 2)
-KERNELS(3, 3)
-KERNELS(4, 4)
-KERNELS(5, 5)
-KERNELS(6, 6)
-KERNELS(7, 7)
-KERNELS(8, 8)
+EVERY_WIDTH(KERNELS)
 
 #define STEP 32 /* labels that are compared before their values change, those being so many in a vector */
 
@@ -180,15 +172,9 @@ TARGET static void shift_sharing(uint16_t *values, size_t count, const int64_t *
     add_sharing(values + i, count - i, masks + i, stride, mask, mask_stride, mask_words, by);
 }
 
-#define CHOICE(name) \
-    { \
-        distances_##name, {few_within_##name, some_within_##name, many_within_##name}, shift_equal, shift_sharing \
-    }
-
 struct kernels hamming_avx512(size_t words)
 {
-    static const struct kernels choices[] = {
-        CHOICE(narrow), CHOICE(1), CHOICE(2), CHOICE(3), CHOICE(4), CHOICE(5), CHOICE(6), CHOICE(7), CHOICE(8)};
+    static const struct kernels choices[] = CHOICES(few_within, some_within, many_within);
     return choices[words];
 }
 #endif

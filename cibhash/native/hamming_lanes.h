@@ -6,6 +6,22 @@
 
 #define INLINE static inline __attribute__((always_inline))
 
+/* What every level compiles once for each width of a code: names end in `narrow` or the number of words. */
+#define EVERY_WIDTH(each) \
+    each(narrow, NARROW) each(1, 1) each(2, 2) each(3, 3) each(4, 4) each(5, 5) each(6, 6) each(7, 7) each(8, 8)
+
+/* The table of a level's kernels by width, given what its functions are called where few, some or many lie within. */
+#define CHOICE(name, few, some, many) \
+    { \
+        distances_##name, {few##_##name, some##_##name, many##_##name}, shift_equal, shift_sharing \
+    }
+#define CHOICES(few, some, many) \
+    { \
+        CHOICE(narrow, few, some, many), CHOICE(1, few, some, many), CHOICE(2, few, some, many), \
+            CHOICE(3, few, some, many), CHOICE(4, few, some, many), CHOICE(5, few, some, many), \
+            CHOICE(6, few, some, many), CHOICE(7, few, some, many), CHOICE(8, few, some, many) \
+    }
+
 INLINE uint32_t distance_of(const struct block *block, size_t number, const uint64_t *query, size_t words)
 {
     if (words == NARROW)

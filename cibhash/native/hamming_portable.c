@@ -11,15 +11,7 @@
         return append_within(block, 0, block->count, query, limit, keys, 0, words); \
     }
 
-KERNELS(narrow, NARROW)
-KERNELS(1, 1)
-KERNELS(2, 2)
-KERNELS(3, 3)
-KERNELS(4, 4)
-KERNELS(5, 5)
-KERNELS(6, 6)
-KERNELS(7, 7)
-KERNELS(8, 8)
+EVERY_WIDTH(KERNELS)
 
 static void shift_equal(uint16_t *values, size_t count, const int64_t *labels, int64_t label, uint16_t shift)
 {
@@ -32,14 +24,8 @@ static void shift_sharing(uint16_t *values, size_t count, const int64_t *masks, 
     add_sharing(values, count, masks, stride, mask, mask_stride, mask_words, shift);
 }
 
-#define CHOICE(name) \
-    { \
-        distances_##name, {within_##name, within_##name, within_##name}, shift_equal, shift_sharing \
-    }
-
 struct kernels hamming_portable(size_t words)
 {
-    static const struct kernels choices[] = {
-        CHOICE(narrow), CHOICE(1), CHOICE(2), CHOICE(3), CHOICE(4), CHOICE(5), CHOICE(6), CHOICE(7), CHOICE(8)};
+    static const struct kernels choices[] = CHOICES(within, within, within);
     return choices[words];
 }

@@ -55,8 +55,9 @@ def open_index(uri: str, version: str = "") -> OpenIndex:
     try:
         manifest = load_manifest(IndexManifest, base_uri)
     except NotFound:
-        cause = "there is no such version" if version else f"{CURRENT} names it"
-        raise NotFound(f"{uri}: version {name} has no {IndexManifest.file_name}, but {cause}") from None
+        if version:
+            raise NotFound(f"{uri}: there is no version {name} ({IndexManifest.file_name} is missing)") from None
+        raise NotFound(f"{uri}: version {name} has no {IndexManifest.file_name}, but {CURRENT} names it") from None
     if manifest.version != name:
         raise ManifestMismatch(f"{base_uri}: its manifest is of version {manifest.version}, expected {name}")
     return OpenIndex(uri, base_uri, manifest)

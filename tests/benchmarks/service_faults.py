@@ -24,6 +24,7 @@ import ray
 from ray import serve as ray_serve
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from cibhash.errors import CIBHashError
 from cluster.client import SearchClient
 from cluster.config import RayConfig, ServeConfig
 from cluster.index.versions import switch
@@ -62,7 +63,7 @@ class Asking:
             row, k = int(draws.integers(_SMALLER)), int(draws.integers(1, 60))
             try:
                 answer = client.search_ids([self._corpus.ids[row]], k=k)
-            except Exception:
+            except CIBHashError:
                 self.refused.append(time.monotonic())
                 continue
             self.answered.append(time.monotonic())

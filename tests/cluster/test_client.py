@@ -15,9 +15,10 @@ from cibhash.errors import BadImage, ConfigError, NotFound
 from cibhash.types import RangeNeighbors
 from cluster import client as client_module
 from cluster.async_client import AsyncSearchClient
-from cluster.client import RequestRejected, SearchClient, ServiceUnavailable, read_token
+from cluster.client import SearchClient, read_token
 from cluster.service.arrow_answer import write_answer
 from cluster.service.schema import Coverage
+from cluster.service_errors import RequestRejected, ServiceUnavailable
 
 COVERAGE = Coverage(
     partial=False,

@@ -7,9 +7,9 @@ import pytest
 from pydantic import ValidationError
 
 from cibhash.errors import BadImage, ConfigError, ManifestMismatch, NotFound
-from cluster.client import ServiceUnavailable
 from cluster.config import SearchConfig
 from cluster.search import format_table, search
+from cluster.service_errors import ServiceUnavailable
 from tests.service_fixture import BITS, Corpus, free_port, make_corpus, make_index, picture
 
 

@@ -142,7 +142,7 @@ def test_versions_that_are_not_there_or_broken_are_named(tmp_path: Path) -> None
         open_codes(str(tmp_path))
     with pytest.raises(ConfigError, match="'2' is not the version of a code table"):
         open_codes(str(tmp_path), "2")
-    with pytest.raises(NotFound, match=r"version v000002 has no codes\.json, but there is no such version"):
+    with pytest.raises(NotFound, match=r"there is no version v000002 \(codes\.json is missing\)"):
         open_codes(str(tmp_path), "v000002")
     (tmp_path / "CURRENT").write_text("v000001\n")
     with pytest.raises(NotFound, match=r"version v000001 has no codes\.json, but CURRENT names it"):

@@ -27,7 +27,7 @@ from cibhash.errors import BadImage, ConfigError, ManifestMismatch, NotFound
 from cibhash.images import decode_image
 from cibhash.views import eval_view
 from cluster.async_client import AsyncSearchClient
-from cluster.client import RequestRejected, SearchClient, ServiceUnavailable
+from cluster.client import SearchClient
 from cluster.code_tables import packed_array
 from cluster.config import SearchConfig, ServeConfig
 from cluster.index.versions import open_index
@@ -38,6 +38,7 @@ from cluster.service.arrow_answer import code_stream, read_answer
 from cluster.service.router import shard_name
 from cluster.service.schema import ARROW_TYPE, SearchAnswer
 from cluster.service.shard_replica import ShardReplica
+from cluster.service_errors import RequestRejected, ServiceUnavailable
 from jobs.serve import run
 from tests.patience import HANG_S
 from tests.service_fixture import BITS, Corpus, free_port, make_corpus, make_index, picture
