@@ -199,6 +199,10 @@ class IndexConfig(JobConfig):
     shards: PositiveInt | None = None
     """Index shards, contiguous ranges of ids. Default: 1; with --compact as many as shards of the largest's size need;
     with --append new shards are no larger than the largest."""
+    rows: bool = True
+    """Keep the rows of the code tables beside the codes. With --no-rows answers are ids and distances, without keys,
+    labels and originals, and a shard takes no more room than its codes (and their ids, where these have gaps): 8 GB for
+    a billion codes of 64 bits. --append and --compact keep what the index has."""
     bytes_per_shard: str = ""
     """Instead: the most memory that codes and ids of a shard may take, as in 256MB or 1GiB. With --append: of a new
     shard."""

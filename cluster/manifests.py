@@ -154,16 +154,17 @@ class SearchStructure(ListedFile):
 
 
 class IndexShardEntry(BaseModel):
-    """One index shard: codes and ids in one safetensors file, and the rows they stand for as Arrow.
+    """One index shard: codes and ids in one safetensors file, and the rows they stand for, unless left out, as Arrow.
 
     A later version of an index lists the files of an earlier one, and beside them the ids to hide.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     codes: ListedFile
-    """Tensors `codes` uint8 (N, B/8) and `ids` int64 (N,), ids ascending."""
-    rows: ListedFile
-    """Arrow IPC file: id, key, labels, shard (absolute URI), offset, size."""
+    """Tensors `codes` uint8 (N, B/8) and `ids` int64 (N,), ids ascending; contiguous ones are but their first: tensor
+    `first_id` int64 (1,)."""
+    rows: ListedFile | None = Field(default=None, exclude_if=_is_default)
+    """Arrow IPC file: id, key, labels, shard (absolute URI), offset, size; absent in an index without rows."""
     count: int
     """Rows that are not hidden; `min_id` and `max_id` are theirs."""
     min_id: int
@@ -205,6 +206,8 @@ class IndexManifest(Manifest):
     kind: IndexKind = "flat"
     parameters: dict[str, int] = Field(default_factory=dict, exclude_if=_is_default)
     """Those of the kind that were asked for; what a shard has is in its `structure`."""
+    bare: bool = Field(default=False, exclude_if=_is_default)
+    """Whether it was built without rows: it knows ids and codes, but no keys, labels and originals."""
     shards: tuple[IndexShardEntry, ...]
 
     @property

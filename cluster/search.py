@@ -159,6 +159,9 @@ def _ask_index(config: SearchConfig, queries: Sequence[_Query], k: int | None) -
     if config.radius is not None and config.radius > manifest.bits:
         raise ConfigError(f"radius {config.radius}: the codes have {manifest.bits} bits")
     shards = [ShardIndex.load(index.base_uri, entry, manifest.bits, kind=manifest.kind) for entry in manifest.shards]
+    keys = [query.text for query in queries if query.kind == "key"]
+    if keys and manifest.bare:
+        raise ConfigError(f"{keys[0]}: {index.uri} was built without rows (--no-rows), so it has no keys; search by id")
     codes = _codes(config, queries, index, shards)
     if k is not None:
         kept = max(1, min(k, manifest.count))

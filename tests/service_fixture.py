@@ -111,6 +111,7 @@ def make_index(
     encoder_digest: str = "",
     version: str = "v000001",
     count: int | None = None,
+    bare: bool = False,
 ) -> str:
     """Publishes an index of the corpus's first samples, ids split into contiguous ranges; returns its URI."""
     uri = str(folder or corpus.folder / f"index-{num_shards}")
@@ -127,7 +128,7 @@ def make_index(
     )
     bounds = np.linspace(0, table.num_rows if count is None else count, num_shards + 1).astype(int).tolist()
     entries = [
-        write_shard_files(f"{uri}/{version}", number, table.slice(start, stop - start), BITS)
+        write_shard_files(f"{uri}/{version}", number, table.slice(start, stop - start), BITS, with_rows=not bare)
         for number, (start, stop) in enumerate(itertools.pairwise(bounds))
     ]
     manifest = IndexManifest(
@@ -137,6 +138,7 @@ def make_index(
         code_tables=(CodeTableRef(uri="nowhere/codes", digest="c" * 64),),
         bits=BITS,
         prefixes=(BITS,),
+        bare=bare,
         shards=tuple(entries),
     )
     publish(uri, manifest)

@@ -104,7 +104,7 @@ def _write_new(
     """Shards of the new rows; an index of which nothing is left has one empty shard."""
     if kept and not change.new:
         return []
-    return write_shards(base_uri, plan_shards(change.new, change.num_new_shards, len(kept)), like.bits, like.spec)
+    return write_shards(base_uri, plan_shards(change.new, change.num_new_shards, len(kept)), like)
 
 
 def _counted(change: _Change, result: IndexResult, num_kept: int, num_new: int) -> IndexResult:

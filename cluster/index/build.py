@@ -61,6 +61,7 @@ def _build(config: IndexConfig) -> IndexResult:
         prefixes=first.prefixes,
         kind=config.kind,
         parameters=config.parameters,
+        bare=not config.rows,
         shards=(),
     )
     manifest.spec.check(next(iter(tables)), first.bits)
@@ -115,7 +116,7 @@ def _publish_fresh(
     version = next_version(uri, IndexManifest.file_name)
     with ray_session(ray):
         plans = plan_shards(sources_of(tables), num_shards)
-        entries = write_shards(storage.join(uri, version), plans, manifest.bits, manifest.spec)
+        entries = write_shards(storage.join(uri, version), plans, manifest)
     written, count = sum(entry.count for entry in entries), _rows(tables)
     if written != count:
         raise DataError(f"{', '.join(tables)}: {written} rows reached the index, the manifests say {count}")

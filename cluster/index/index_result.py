@@ -71,7 +71,8 @@ def _files(manifest: IndexManifest) -> Iterator[tuple[str, ListedFile]]:
     """Every listed file, with the version that has it; "" for the manifest's own."""
     for entry in manifest.shards:
         yield entry.version, entry.codes
-        yield entry.version, entry.rows
+        if entry.rows is not None:
+            yield entry.version, entry.rows
         if entry.hidden is not None:
             yield entry.hidden.version, entry.hidden
         if entry.structure is not None:

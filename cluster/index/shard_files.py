@@ -1,8 +1,9 @@
-"""The two files of an index shard, written and read: codes with ids as safetensors, the rows as Arrow IPC.
+"""The files of an index shard, written and read: codes with ids as safetensors, the rows as Arrow IPC.
 
-Knows nothing of search. What a version hides of a shard is left out here, so that nothing else has to know of it (see
-`hidden_ids`). Nothing parses a file before its size and SHA-256 were found to be those of the manifest. File
-names carry the content's digest, so a file is never replaced by a different one.
+Knows nothing of search. Ids that are contiguous are a range and take no room; a shard may be without rows. What a
+version hides of a shard is left out here, so that nothing else has to know of it (see `hidden_ids`). Nothing parses a
+file before its size and SHA-256 were found to be those of the manifest. File names carry the content's digest, so a
+file is never replaced by a different one.
 """
 
 import contextlib
@@ -23,6 +24,7 @@ from cibhash.types import Codes, Ids
 from cluster import storage
 from cluster.code_tables import codes_of, ids_of
 from cluster.index.hidden_ids import ascending, read_hidden
+from cluster.index.shard_ids import AscendingIds, as_array, compact, positions_of
 from cluster.manifests import IndexShardEntry, ListedFile, check_digest
 from cluster.versions import beside
 
@@ -42,14 +44,17 @@ _LEAST_RUN = 64
 """Visible rows between hidden ones, on average, from which on a batch is cut into slices instead of copied."""
 
 
-def write_shard_files(base_uri: str, number: int, table: pa.Table, bits: int) -> IndexShardEntry:
-    """Writes the two files of an index shard below `base_uri`; equal tables give equal files and names.
+def write_shard_files(
+    base_uri: str, number: int, table: pa.Table, bits: int, *, with_rows: bool = True
+) -> IndexShardEntry:
+    """Writes the files of an index shard below `base_uri`; equal tables give equal files and names.
 
     Args:
         base_uri: Directory of the index version.
         number: Of the shard; part of the file names, beside the digest of the content.
         table: Rows of a code table by ascending id, with absolute URIs in the column `shard`.
         bits: Code length.
+        with_rows: Whether the rows are written too; if not, the table needs no more than ids and codes.
 
     Returns:
         The manifest's entry; an empty shard has `min_id` 0 and `max_id` -1.
@@ -62,21 +67,30 @@ def write_shard_files(base_uri: str, number: int, table: pa.Table, bits: int) ->
         raise ValueError(f"ids of index shard {number} are not ascending, unique and at least 0")
     with tempfile.TemporaryDirectory(prefix="cibhash-index-") as folder:
         codes_path, rows_path = Path(folder, "codes.safetensors"), Path(folder, "rows.arrow")
-        save_file({"codes": np.ascontiguousarray(codes), "ids": np.ascontiguousarray(ids)}, codes_path)
-        rows = table.select(ROW_SCHEMA.names).cast(ROW_SCHEMA)
-        with pa.OSFile(str(rows_path), "wb") as sink, pa.ipc.new_file(sink, ROW_SCHEMA) as writer:
-            for start in range(0, len(ids), _ROWS_PER_BATCH):
-                writer.write_table(rows.slice(start, _ROWS_PER_BATCH).combine_chunks(), _ROWS_PER_BATCH)
+        kept = compact(ids)
+        named = {"first_id": np.array([kept.start])} if isinstance(kept, range) else {"ids": np.ascontiguousarray(ids)}
+        save_file({"codes": np.ascontiguousarray(codes), **named}, codes_path)
+        if with_rows:
+            _write_rows(rows_path, table)
         return IndexShardEntry(
             codes=put_named(base_uri, number, codes_path),
-            rows=put_named(base_uri, number, rows_path),
+            rows=put_named(base_uri, number, rows_path) if with_rows else None,
             count=len(ids),
             min_id=int(ids[0]) if len(ids) else 0,
             max_id=int(ids[-1]) if len(ids) else -1,
         )
 
 
-def read_shard_files(base_uri: str, entry: IndexShardEntry, bits: int) -> tuple[Codes, Ids, list[pa.RecordBatch]]:
+def _write_rows(path: Path, table: pa.Table) -> None:
+    rows = table.select(ROW_SCHEMA.names).cast(ROW_SCHEMA)
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, ROW_SCHEMA) as writer:
+        for start in range(0, len(rows), _ROWS_PER_BATCH):
+            writer.write_table(rows.slice(start, _ROWS_PER_BATCH).combine_chunks(), _ROWS_PER_BATCH)
+
+
+def read_shard_files(
+    base_uri: str, entry: IndexShardEntry, bits: int
+) -> tuple[Codes, AscendingIds, list[pa.RecordBatch] | None]:
     """Reads a shard after all its files were verified; those of a remote shard pass through a temporary folder.
 
     Args:
@@ -85,8 +99,9 @@ def read_shard_files(base_uri: str, entry: IndexShardEntry, bits: int) -> tuple[
         bits: Code length of the index.
 
     Returns:
-        Of the rows that are not hidden: packed codes uint8 (N, B/8); ids int64 (N,), ascending and unique; batches of
-        `ROW_SCHEMA`, in the order of the ids, memory-mapped unless hidden rows are strewn among them.
+        Of the rows that are not hidden: packed codes uint8 (N, B/8); ids int64 (N,), ascending and unique, or their
+        range; batches of `ROW_SCHEMA`, in the order of the ids, memory-mapped unless hidden rows are strewn among them,
+        and None where the index has no rows.
 
     Raises:
         ManifestMismatch: a file differs from its digest, or its content from what the manifest says.
@@ -94,13 +109,15 @@ def read_shard_files(base_uri: str, entry: IndexShardEntry, bits: int) -> tuple[
     """
     folder = beside(base_uri, entry.version)
     codes, ids, hidden = _read_stored(base_uri, entry, bits)
-    with _verified_file(folder, entry.rows) as path:
-        rows = _read_rows(path, storage.join(folder, entry.rows.path), ids)
+    rows: list[pa.RecordBatch] | None = None
+    if entry.rows is not None:
+        with _verified_file(folder, entry.rows) as path:
+            rows = _read_rows(path, storage.join(folder, entry.rows.path), ids)
     if not len(hidden):
         return codes, ids, rows
     visible = np.ones(len(ids), np.bool_)
     visible[hidden] = False
-    return codes[visible], ids[visible], _visible_rows(rows, visible)
+    return codes[visible], compact(as_array(ids)[visible]), rows and _visible_rows(rows, visible)
 
 
 def read_shard_ids(base_uri: str, entry: IndexShardEntry, bits: int) -> tuple[Ids, Ids]:
@@ -110,7 +127,8 @@ def read_shard_ids(base_uri: str, entry: IndexShardEntry, bits: int) -> tuple[Id
         ManifestMismatch, DataError: as `read_shard_files`.
     """
     _, ids, hidden = _read_stored(base_uri, entry, bits)
-    return np.delete(ids, hidden), ids[hidden]
+    every = as_array(ids)
+    return np.delete(every, hidden), every[hidden]
 
 
 def read_shard_codes(base_uri: str, entry: IndexShardEntry, bits: int) -> Codes:
@@ -123,14 +141,16 @@ def read_shard_codes(base_uri: str, entry: IndexShardEntry, bits: int) -> Codes:
     return np.delete(codes, hidden, axis=0)
 
 
-def _read_stored(base_uri: str, entry: IndexShardEntry, bits: int) -> tuple[Codes, Ids, Ids]:
+def _read_stored(base_uri: str, entry: IndexShardEntry, bits: int) -> tuple[Codes, AscendingIds, Ids]:
     """All codes and ids in the files, and the positions that are hidden; the three agree with the manifest."""
     folder = beside(base_uri, entry.version)
     location = storage.join(folder, entry.codes.path)
     with _verified_file(folder, entry.codes) as path:
         codes, ids = _read_codes(path, location, entry, bits)
-    hidden = np.searchsorted(ids, read_hidden(base_uri, entry.hidden, ids)) if entry.hidden else np.empty(0, np.int64)
-    visible = np.delete(ids, hidden) if len(hidden) else ids
+    hidden = np.empty(0, np.int64)
+    if entry.hidden:
+        hidden = positions_of(ids, read_hidden(base_uri, entry.hidden, as_array(ids)))
+    visible = np.delete(as_array(ids), hidden) if len(hidden) else ids
     if len(visible) and (visible[0], visible[-1]) != (entry.min_id, entry.max_id):
         raise ManifestMismatch(
             f"{location}: ids {visible[0]} to {visible[-1]}, its manifest says {entry.min_id} to {entry.max_id}"
@@ -163,9 +183,11 @@ def _verified_file(base_uri: str, listed: ListedFile) -> Iterator[Path]:
         yield path
 
 
-def _read_codes(path: Path, location: str, entry: IndexShardEntry, bits: int) -> tuple[Codes, Ids]:
+def _read_codes(path: Path, location: str, entry: IndexShardEntry, bits: int) -> tuple[Codes, AscendingIds]:
     try:
-        codes, ids = _mapped(path)
+        tensors = _mapped(path)
+        codes = tensors["codes"]
+        ids = tensors["ids"] if "ids" in tensors else tensors["first_id"]
     except (SafetensorError, OSError, ValueError, KeyError) as error:
         raise DataError(f"{location}: not a readable index shard: {error}") from None
     if codes.dtype != np.uint8 or codes.ndim != 2 or ids.dtype != np.int64 or ids.ndim != 1:
@@ -174,15 +196,20 @@ def _read_codes(path: Path, location: str, entry: IndexShardEntry, bits: int) ->
         )
     if 8 * codes.shape[1] != bits:
         raise ManifestMismatch(f"{location}: codes of {8 * codes.shape[1]} bits, its manifest says {bits}")
-    if not len(codes) == len(ids) == entry.stored:
-        raise ManifestMismatch(f"{location}: {len(codes)} codes and {len(ids)} ids, its manifest says {entry.stored}")
+    num_ids = len(ids) if "ids" in tensors else len(codes)
+    if not len(codes) == num_ids == entry.stored:
+        raise ManifestMismatch(f"{location}: {len(codes)} codes and {num_ids} ids, its manifest says {entry.stored}")
     if not ascending(ids):
         raise DataError(f"{location}: ids are not ascending, unique and at least 0")
-    return codes, ids
+    if "ids" in tensors:
+        return codes, compact(ids)
+    if len(ids) != 1:
+        raise DataError(f"{location}: {len(ids)} first ids: not an index shard")
+    return codes, range(int(ids[0]), int(ids[0]) + len(codes))
 
 
-def _mapped(path: Path) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-    """Tensors `codes` and `ids` where they lie in a verified file, read-only; the maps outlive its path.
+def _mapped(path: Path) -> dict[str, npt.NDArray[Any]]:
+    """The tensors where they lie in a verified file, read-only; the maps outlive its path.
 
     Processes of one machine that hold the same shard share its memory.
     """
@@ -191,7 +218,7 @@ def _mapped(path: Path) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
     with open(path, "rb") as file:
         size = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(size))
-    return _tensor(path, 8 + size, header["codes"]), _tensor(path, 8 + size, header["ids"])
+    return {name: _tensor(path, 8 + size, described) for name, described in header.items() if name != "__metadata__"}
 
 
 def _tensor(path: Path, start: int, described: dict[str, Any]) -> npt.NDArray[Any]:
@@ -204,7 +231,7 @@ def _tensor(path: Path, start: int, described: dict[str, Any]) -> npt.NDArray[An
     return np.memmap(path, dtype, "r", offset, tuple(described["shape"]))
 
 
-def _read_rows(path: Path, location: str, ids: Ids) -> list[pa.RecordBatch]:
+def _read_rows(path: Path, location: str, ids: AscendingIds) -> list[pa.RecordBatch]:
     """The batches of a verified rows file, memory-mapped: the map outlives the path."""
     try:
         reader = pa.ipc.open_file(pa.memory_map(str(path)))
@@ -221,14 +248,14 @@ def _read_rows(path: Path, location: str, ids: Ids) -> list[pa.RecordBatch]:
     return batches
 
 
-def _has_ids(path: Path, ids: Ids) -> bool:
+def _has_ids(path: Path, ids: AscendingIds) -> bool:
     """Whether the rows have these ids; read beside the map, of which a column once looked at would stay in memory."""
     start = 0
     with pa.OSFile(str(path)) as source:
         reader = pa.ipc.open_file(source, options=pa.ipc.IpcReadOptions(included_fields=[0]))
         for number in range(reader.num_record_batches):
             found = reader.get_batch(number)["id"].to_numpy()
-            if not np.array_equal(found, ids[start : start + len(found)]):
+            if not np.array_equal(found, as_array(ids, start, start + len(found))):
                 return False
             start += len(found)
     return True

@@ -14,12 +14,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cibhash.binary import check_codes
-from cibhash.types import PADDING_DISTANCE, PADDING_ID, Codes, Ids, Neighbors, RangeNeighbors
+from cibhash.types import PADDING_DISTANCE, PADDING_ID, Codes, Neighbors, RangeNeighbors
 from cluster.index.bucket_codes import BucketCodes
 from cluster.index.flat_codes import flat_codes
 from cluster.index.kinds import APPROXIMATE, IndexKind, KindSpec
 from cluster.index.searchable_codes import SearchableCodes
 from cluster.index.shard_files import read_shard_files
+from cluster.index.shard_ids import AscendingIds, ids_at, positions_of
 from cluster.index.structure_files import open_structure
 from cluster.index.unique_codes import UniqueCodes
 from cluster.manifests import IndexShardEntry
@@ -27,7 +28,7 @@ from cluster.manifests import IndexShardEntry
 
 @dataclass(frozen=True)
 class Row:
-    """What a code stands for: an image inside a tar shard."""
+    """What a code stands for: an image inside a tar shard; of an index without rows nothing but the id is known."""
 
     id: int
     key: str
@@ -46,8 +47,8 @@ class ShardIndex:
     def __init__(
         self,
         codes: Codes,
-        ids: Ids,
-        rows: Sequence[pa.RecordBatch],
+        ids: AscendingIds,
+        rows: Sequence[pa.RecordBatch] | None,
         *,
         kind: IndexKind = "flat",
         searchable: SearchableCodes | None = None,
@@ -57,8 +58,8 @@ class ShardIndex:
 
         Args:
             codes: Packed codes, uint8 (N, B/8).
-            ids: int64 (N,), ascending and unique.
-            rows: Batches of `ROW_SCHEMA`, together N rows in the order of `ids`.
+            ids: int64 (N,), ascending and unique, or their range.
+            rows: Batches of `ROW_SCHEMA`, together N rows in the order of `ids`; None: the index has no rows.
             kind: Of the index.
             searchable: The codes with their structure; default: made by the kind, an exact one.
             threads: Of a search.
@@ -68,7 +69,8 @@ class ShardIndex:
         self.count = len(ids)
         self._codes, self._ids = codes, ids
         self._searchable = searchable or _searchable(codes, kind, threads)
-        self._batches = [batch for batch in rows if batch.num_rows]
+        self.has_rows = rows is not None
+        self._batches = [batch for batch in rows or () if batch.num_rows]
         self._batch_starts = np.cumsum([0, *(batch.num_rows for batch in self._batches)])
 
     @classmethod
@@ -130,7 +132,7 @@ class ShardIndex:
         kept = min(k, self.count)
         if kept and len(codes):
             positions, found.distances[:, :kept] = self._searchable.search(codes, kept)
-            found.ids[:, :kept] = self._ids[positions]
+            found.ids[:, :kept] = ids_at(self._ids, positions)
         return found
 
     def range_search(self, codes: Codes, radius: int) -> RangeNeighbors:
@@ -153,10 +155,16 @@ class ShardIndex:
         if not self.count or not len(codes):
             return RangeNeighbors(np.zeros(len(codes) + 1, np.int64), np.empty(0, np.int64), np.empty(0, np.int32))
         limits, positions, distances = self._searchable.range_search(codes, min(radius, self.bits))
-        return RangeNeighbors(limits, self._ids[positions], distances)
+        return RangeNeighbors(limits, ids_at(self._ids, positions), distances)
 
     def rows_by_id(self, ids: Iterable[int]) -> list[Row | None]:
         """The row of every id, None where the shard does not have it."""
+        ids = list(ids)
+        if not self.has_rows:
+            return [
+                Row(id_, "", (), "", 0, 0) if position >= 0 else None
+                for id_, position in zip(ids, self._positions(ids), strict=True)
+            ]
         found: list[Row | None] = []
         by_batch: dict[int, list[tuple[int, int]]] = {}
         for place, position in enumerate(self._positions(ids)):
@@ -172,8 +180,9 @@ class ShardIndex:
 
     def codes_by_id(self, ids: Iterable[int]) -> dict[int, bytes]:
         """The packed codes of those ids that the shard has."""
-        positions = [position for position in self._positions(ids) if position >= 0]
-        return {int(self._ids[position]): self._codes[position].tobytes() for position in positions}
+        ids = list(ids)
+        places = zip(ids, self._positions(ids), strict=True)
+        return {id_: self._codes[position].tobytes() for id_, position in places if position >= 0}
 
     def ids_by_key(self, keys: Iterable[str]) -> dict[str, int]:
         """The id of every key that the shard has, the smallest where a key occurs twice; scans the shard's keys."""
@@ -196,11 +205,8 @@ class ShardIndex:
             raise ValueError(f"queries have {8 * codes.shape[1]} bits, the index has {self.bits} bits")
 
     def _positions(self, ids: Iterable[int]) -> list[int]:
-        wanted = np.fromiter(ids, np.int64)
-        places = np.searchsorted(self._ids, wanted)
-        inside = places < self.count
-        inside[inside] = self._ids[places[inside]] == wanted[inside]
-        return [int(place) for place in np.where(inside, places, -1)]
+        positions: list[int] = positions_of(self._ids, np.fromiter(ids, np.int64)).tolist()
+        return positions
 
 
 def _searchable(codes: Codes, kind: IndexKind, threads: int) -> SearchableCodes:

@@ -14,6 +14,9 @@ from cluster import storage
 from cluster.code_tables import code_schema, ids_of, read_part
 from cluster.manifests import CodeManifest, CodePart, same_encoder
 
+BARE_COLUMNS = ("id", "code")
+"""What an index without rows needs of a code table."""
+
 
 @dataclass(frozen=True)
 class Source:
@@ -90,19 +93,33 @@ def read_ids(source: Source) -> Ids:
     return _checked_ids(source, read_part(source.table_uri, source.part, ["id"]))
 
 
+def read_bare_rows(source: Source, first_id: int, end_id: int) -> pa.Table:
+    """The ids and codes of a part with `first_id <= id < end_id`, and no more of its columns.
+
+    Raises:
+        ManifestMismatch: the file, or the range of its ids, is not what the manifest says.
+    """
+    return _within(source, read_part(source.table_uri, source.part, BARE_COLUMNS), first_id, end_id)
+
+
 def read_rows(source: Source, first_id: int, end_id: int) -> pa.Table:
     """The rows of a part with `first_id <= id < end_id`, their tar shards as absolute URIs.
 
     Raises:
         ManifestMismatch: the file, or the range of its ids, is not what the manifest says.
     """
-    table = read_part(source.table_uri, source.part, code_schema(8).names)
-    ids = _checked_ids(source, table)
-    table = table.filter(pa.array((ids >= first_id) & (ids < end_id)))
+    table = _within(source, read_part(source.table_uri, source.part, code_schema(8).names), first_id, end_id)
     shards = table["shard"].combine_chunks().dictionary_encode()
     uris = [storage.join(source.dataset_uri, shard) for shard in shards.dictionary.to_pylist()]
     column = table.schema.get_field_index("shard")
     return table.set_column(column, table.schema.field("shard"), pa.array(uris, pa.string()).take(shards.indices))
+
+
+def _within(source: Source, table: pa.Table, first_id: int, end_id: int) -> pa.Table:
+    ids, part = _checked_ids(source, table), source.part
+    if first_id <= part.min_id and part.max_id < end_id:
+        return table
+    return table.filter(pa.array((ids >= first_id) & (ids < end_id)))
 
 
 def _checked_ids(source: Source, table: pa.Table) -> Ids:

@@ -30,7 +30,7 @@ from cluster.service.found import Found
 from cluster.service.http_guard import Guard
 from cluster.service.query_metrics import QueryMetrics
 from cluster.service.request_parsing import check_wanted, parse_arrow, parse_int, parse_json, parse_wanted
-from cluster.service.router import Incomplete, Router, shard_name
+from cluster.service.router import WITHOUT_ROWS, Incomplete, Router, shard_name
 from cluster.service.schema import (
     ARROW_TYPE,
     DEFAULT_K,
@@ -159,6 +159,8 @@ def _add_rows(api: FastAPI, current: CurrentRouter) -> None:
 
     @api.get("/image/{row_id}")
     async def image(row_id: str) -> Response:
+        if current.router.manifest.bare:
+            raise RequestRefused(404, f"image {row_id[:40]}: {WITHOUT_ROWS} no originals")
         row = await current.router.row(parse_int("id", row_id, 0, MAX_ID))
         original = Original(row.shard, row.offset, row.size)
         try:
@@ -203,6 +205,7 @@ def _add_state(api: FastAPI, current: CurrentRouter, config: ServeConfig) -> Non
             bits=manifest.bits,
             prefixes=manifest.prefixes,
             kind=manifest.kind,
+            bare=manifest.bare,
             max_k=config.max_k,
             max_queries=config.max_queries,
             max_body_bytes=config.max_body_bytes,

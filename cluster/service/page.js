@@ -58,7 +58,10 @@ async function setImage(image, id) {
   }
 }
 
+const nameOf = (item) => item.key || `id ${item.id}`;
+
 function imageOf(item) {
+  if (stats.bare) return element("span", "no-image", nameOf(item));
   const image = element("img");
   image.alt = item.key;
   image.decoding = "async";
@@ -70,7 +73,7 @@ function imageOf(item) {
 function card(item, ...below) {
   const button = element("button", "card");
   button.type = "button";
-  button.title = `Search for ${item.key}`;
+  button.title = `Search for ${nameOf(item)}`;
   button.dataset.id = item.id;
   button.append(imageOf(item), ...below);
   button.addEventListener("click", () => searchItem(item));
@@ -87,7 +90,7 @@ function neighborCard(neighbor, queryCode) {
   const below = [element("span", "distance", `distance ${neighbor.distance}`), meter];
   const { length } = neighbor.labels;
   if (length) below.push(element("span", "labels", `label${length === 1 ? "" : "s"} ${neighbor.labels.join(", ")}`));
-  const entry = card(neighbor, ...below, element("span", "key", neighbor.key));
+  const entry = card(neighbor, ...below, element("span", "key", nameOf(neighbor)));
   entry.append(whyOf(neighbor, queryCode));
   return entry;
 }
@@ -137,7 +140,7 @@ function showAnswer(answer, shown) {
   fresh.addEventListener("load", () => markSmall(fresh));
   image.replaceWith(fresh);
   if (shown.url) fresh.src = shown.url;
-  else setImage(fresh, shown.id);
+  else if (!stats.bare) setImage(fresh, shown.id);
   caption.textContent = shown.name;
   caption.title = shown.name;
   const [queryCode] = answer.query_codes;
@@ -173,7 +176,7 @@ function searchItem(item) {
   window.scrollTo({ top: 0, behavior: "smooth" });
   const headers = { "Content-Type": "application/json" };
   run({
-    shown: { id: item.id, name: item.key },
+    shown: { id: item.id, name: nameOf(item) },
     ask: (want) => askJson("/search", { method: "POST", headers, body: JSON.stringify({ ids: [item.id], ...want }) }),
   });
 }

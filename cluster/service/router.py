@@ -27,6 +27,7 @@ from cluster.service.slots import deal
 from cluster.telemetry import log
 
 ENCODE_DEADLINE_S = 30.0
+WITHOUT_ROWS = "this index was built without rows (--no-rows), so it has"
 
 
 class Incomplete(RequestRefused):
@@ -193,6 +194,8 @@ class Router:
 
     async def _resolve(self, query: Query) -> tuple[Codes, dict[int, str]]:
         """Codes of the keys or ids of a query, in its order, and the slots that did not help to find them."""
+        if query.keys and self.manifest.bare:
+            raise RequestRefused(422, f"keys: {WITHOUT_ROWS} no keys; search by ids or codes")
         slots = range(len(self._slots)) if query.keys else sorted({n for i in query.ids for n in self._holders(i)})
         scattered = await self._scatter(slots, "resolve", query.keys, query.ids)
         answers: list[Resolved] = list(scattered.answers.values())

@@ -154,5 +154,7 @@ class StatsAnswer(Coverage):
     max_queries: int
     max_body_bytes: int
     shards: list[ShardStats]
+    bare: bool = False
+    """Whether the index was built without rows: it has no keys, labels and originals."""
     pending: str = ""
     """Why the version that `CURRENT` names is not the one that is served; empty: it is."""

@@ -478,3 +478,39 @@ def test_shards_by_memory(tmp_path: Path, budget: str, shards: int) -> None:
     table = make_code_table(tmp_path / "codes", POOL[np.zeros(60, np.int64)])
     result = job(tmp_path / "index", codes=table, bytes_per_shard=budget, dry_run=True)
     assert (result.count, result.shards) == (60, shards)
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_local")
+def test_an_index_without_rows_stays_so_and_finds_the_same(tmp_path: Path) -> None:
+    table, bare, full = make(tmp_path / "codes", (4,) * 5), tmp_path / "bare", tmp_path / "full"
+    rng, codes = np.random.default_rng(3), str(table.folder)
+    for index, rows in ((bare, False), (full, True)):
+        job(index, codes=codes, shards=2, rows=rows)
+    for change in (ChangingTable.grow, ChangingTable.remove, ChangingTable.recode):
+        change(table, rng)
+        table.publish()
+        for index in (bare, full):
+            job(index, append=True)
+    for _ in range(2):
+        one, other = load(bare), load(full)
+        assert nearest(one, 12) == nearest(other, 12)
+        assert within(one, 6) == within(other, 6)
+        ids = sorted(rows_of(other, range(60)))
+        assert {i: [row.key for row in rows] for i, rows in rows_of(one, range(60)).items()} == {i: [""] for i in ids}
+        manifest = open_index(str(bare)).manifest
+        assert manifest.bare
+        assert [entry.rows for entry in manifest.shards] == [None] * len(manifest.shards)
+        for index in (bare, full):
+            job(index, compact=True)
+    found = search(SearchConfig(query=(f"id:{ids[0]}",), index=str(bare), k=3)).queries[0].neighbors
+    assert (found[0].id, found[0].distance, found[0].key) == (nearest_of(other, ids[0]), 0, "")
+    with pytest.raises(ConfigError, match=r"key:image-1: .* built without rows \(--no-rows\), so it has no keys"):
+        search(SearchConfig(query=("key:image-1",), index=str(bare)))
+
+
+def nearest_of(shards: list[ShardIndex], row_id: int) -> int:
+    """The smallest id with the code of this one."""
+    code = next(c for shard in shards for c in shard.codes_by_id([row_id]).values())
+    query = np.frombuffer(code, np.uint8).reshape(1, -1)
+    return int(merge_neighbors([shard.search(query, 1) for shard in shards], 1).ids[0, 0])

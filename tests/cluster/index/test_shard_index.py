@@ -311,3 +311,54 @@ def test_rows_of_other_codes(written: tuple[Path, IndexShardEntry, Codes, Ids]) 
     fewer = write_shard_files(str(folder), 3, make_rows(codes[:9], ids[:9]), 24)
     with pytest.raises(ManifestMismatch, match="9 rows, its codes file has 100"):
         ShardIndex.load(str(folder), entry.model_copy(update={"rows": fewer.rows}), 24)
+
+
+@pytest.mark.parametrize("first_id", [0, 10**12])
+def test_contiguous_ids_take_no_room(tmp_path: Path, first_id: int) -> None:
+    codes, _ = random_codes(np.random.default_rng(5), 200, 24, 30)
+    ids = np.arange(first_id, first_id + 200)
+    entry = write_shard_files(str(tmp_path), 0, make_rows(codes, ids), 24)
+    assert entry.codes.bytes < codes.nbytes + 300
+    assert (entry.min_id, entry.max_id) == (first_id, first_id + 199)
+    index = ShardIndex.load(str(tmp_path), entry, 24)
+    check_exact(index, codes[:5], codes, ids, 7, radius=3)
+    wanted = [first_id + 70, first_id - 1, first_id + 200, first_id]
+    assert [row and row.key for row in index.rows_by_id(wanted)] == [
+        f"image-{wanted[0]}",
+        None,
+        None,
+        f"image-{first_id}",
+    ]
+    assert index.codes_by_id(wanted) == {wanted[0]: codes[70].tobytes(), first_id: codes[0].tobytes()}
+
+
+def test_stored_ids_without_a_gap_are_read_too(tmp_path: Path) -> None:
+    """As older versions of this project wrote them."""
+    codes, _ = random_codes(np.random.default_rng(5), 50, 24, 30)
+    ids = np.arange(7, 57)
+    entry = write_shard_files(str(tmp_path), 0, make_rows(codes, ids), 24)
+    save_file({"codes": codes, "ids": ids}, tmp_path / "older")
+    listed = relisted(tmp_path, entry, "codes", (tmp_path / "older").read_bytes())
+    check_exact(ShardIndex.load(str(tmp_path), listed, 24), codes[:5], codes, ids, 7, radius=3)
+
+
+@pytest.mark.parametrize("first_ids", [[], [7, 8], [-1]])
+def test_first_ids_that_cannot_be(tmp_path: Path, first_ids: list[int]) -> None:
+    codes, _ = random_codes(np.random.default_rng(5), 50, 24, 30)
+    entry = write_shard_files(str(tmp_path), 0, make_rows(codes, np.arange(7, 57)), 24)
+    save_file({"codes": codes, "first_id": np.array(first_ids, np.int64)}, tmp_path / "other")
+    with pytest.raises(DataError, match=r"first ids: not an index shard|ids are not ascending, unique and at least 0"):
+        ShardIndex.load(str(tmp_path), relisted(tmp_path, entry, "codes", (tmp_path / "other").read_bytes()), 24)
+
+
+def test_a_shard_without_rows_knows_ids_and_codes(tmp_path: Path) -> None:
+    codes, ids = random_codes(np.random.default_rng(5), 200, 24, 30)
+    table = make_rows(codes, ids).select(["id", "code"])
+    entry = write_shard_files(str(tmp_path), 0, table, 24, with_rows=False)
+    assert entry.rows is None
+    index = ShardIndex.load(str(tmp_path), entry, 24)
+    check_exact(index, codes[:5], codes, ids, 7, radius=3)
+    first = int(ids[0])
+    assert index.rows_by_id([first, -1]) == [Row(first, "", (), "", 0, 0), None]
+    assert index.codes_by_id([first]) == {first: codes[0].tobytes()}
+    assert index.ids_by_key([""]) == {}

@@ -1,11 +1,14 @@
 """While an index gets new versions and replicas hang or die, every answer is complete and comes from one version."""
 
 import contextlib
+import json
 import os
 import shutil
 import signal
 import threading
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +21,7 @@ from cluster.config import ServeConfig
 from cluster.index.versions import switch
 from cluster.service.app import APP_NAME, running_service
 from cluster.service.router import shard_name
+from cluster.service_errors import RequestRejected
 from tests.patience import HANG_S
 from tests.service_fixture import Corpus, free_port, make_corpus, make_index
 
@@ -121,6 +125,33 @@ def test_a_version_that_cannot_be_loaded_is_not_served_and_told(service: str, co
             time.sleep(0.1)
     assert not asking.failures, asking.failures[:3]
     shutil.rmtree(index / "v000003")
+
+
+def test_an_index_without_rows_is_asked_by_codes_and_ids(service: str, corpus: Corpus) -> None:
+    index, client = corpus.folder / "index", SearchClient(service)
+    make_index(corpus, 2, index, version="v000004", bare=True)
+    deadline = time.monotonic() + HANG_S
+    while client.stats().index_version != "v000004":
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert client.stats().bare
+    nearest = corpus.nearest(corpus.codes[[3]], 7)
+    for answer in (client.search_hex([corpus.codes[3].tobytes().hex()], k=7), client.search_ids([corpus.ids[3]], k=7)):
+        found = [(near.id, near.distance, near.key, near.labels) for near in answer.neighbors[0]]
+        assert found == [
+            (i, d, "", ()) for i, d in zip(nearest.ids[0].tolist(), nearest.distances[0].tolist(), strict=True)
+        ]
+    with pytest.raises(RequestRejected, match=r"keys: .* without rows \(--no-rows\), so it has no keys"):
+        client.search_keys([corpus.samples[3].key], k=1)
+    with pytest.raises(urllib.error.HTTPError, match="404"):
+        urllib.request.urlopen(f"{service}/image/{corpus.ids[3]}", timeout=HANG_S)
+    with urllib.request.urlopen(f"{service}/random?n=5", timeout=HANG_S) as random:
+        assert {image["key"] for image in json.load(random)["images"]} == {""}
+    switch(str(index), "v000001")
+    while client.stats().index_version != "v000001":
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    shutil.rmtree(index / "v000004")
 
 
 def test_a_replica_that_hangs_is_not_waited_for(service: str, corpus: Corpus) -> None:
