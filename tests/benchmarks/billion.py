@@ -7,6 +7,7 @@ numbers, by as many threads. The answers are compared with those of the ten tent
 """
 
 import argparse
+import itertools
 import json
 import statistics
 import sys
@@ -18,12 +19,11 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-import itertools
-
 from cibhash import hamming
 from cibhash.types import Codes
 from cluster.index.merge import merge_neighbors
 from tests.benchmarks import measuring
+from tests.benchmarks.clustered_codes import large_part
 
 _PART = 2**24
 
@@ -61,17 +61,11 @@ def main() -> None:
 
 def _codes(count: int, bits: int, num_queries: int) -> tuple[Codes, Codes]:
     """Database and queries; memory holds little more than the database."""
-    draws = np.random.default_rng(0)
-    centers = draws.integers(0, 256, (1000, bits // 8), np.uint8)
     database = np.empty((count, bits // 8), np.uint8)
-    for start in range(0, count, _PART):
+    for number, start in enumerate(range(0, count, _PART)):
         part = database[start : start + _PART]
-        part[:] = np.frombuffer(draws.bytes(part.size), np.uint8).reshape(part.shape)
-        near = part[: len(part) // 2]
-        near &= np.frombuffer(draws.bytes(near.size), np.uint8).reshape(near.shape)
-        near &= np.frombuffer(draws.bytes(near.size), np.uint8).reshape(near.shape)
-        near ^= centers[draws.integers(0, len(centers), len(near))]
-    return database, database[draws.integers(0, count, num_queries)].copy()
+        part[:] = large_part(number, len(part), bits)
+    return database, database[np.random.default_rng(0).integers(0, count, num_queries)].copy()
 
 
 def _check(queries: Codes, database: Codes, k: int) -> None:

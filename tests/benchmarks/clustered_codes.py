@@ -32,3 +32,15 @@ def make_data(bits: int, count: int, num_queries: int, seed: int) -> Data:
         anywhere = draws.random(len(part)) < _UNIFORM
         part[anywhere] = noise[0][anywhere]
     return Data(made[count:].copy(), made[:count])
+
+
+def large_part(number: int, count: int, bits: int) -> Codes:
+    """Part of a database of any size, made fast: half anywhere, half around centers that all parts share."""
+    width, draws = bits // 8, np.random.default_rng([7, number])
+    centers = np.random.default_rng([7, bits]).integers(0, 256, (_CENTERS, width), np.uint8)
+    part = np.frombuffer(draws.bytes(count * width), np.uint8).reshape(count, width).copy()
+    near = part[: count // 2]
+    for _ in range(2):
+        near &= np.frombuffer(draws.bytes(near.size), np.uint8).reshape(near.shape)
+    near ^= centers[draws.integers(0, _CENTERS, len(near))]
+    return part
