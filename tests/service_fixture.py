@@ -2,6 +2,7 @@
 
 import io
 import itertools
+import os
 import socket
 from dataclasses import dataclass
 from pathlib import Path
@@ -146,8 +147,13 @@ def make_index(
 
 
 def free_port() -> int:
-    """A free port outside Ray's worker range 10002-19999."""
-    for port in range(23000, 24000):
+    """A free port outside Ray's worker range 10002-19999.
+
+    Another suite on this machine looks elsewhere first: a service takes its port seconds later, and Serve's proxies
+    would share it.
+    """
+    first = os.getpid() % 1000
+    for port in (23000 + (first + step) % 1000 for step in range(1000)):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:

@@ -22,6 +22,7 @@ from cibhash.asymmetric import query_weights
 from cibhash.errors import DataError, StorageError
 from cluster.config import ServeConfig
 from cluster.originals import Original, media_type, original_bytes
+from cluster.service import threads
 from cluster.service.api_description import openapi
 from cluster.service.api_description import page as describing_page
 from cluster.service.arrow_answer import write_answer
@@ -99,10 +100,11 @@ def _add_search(api: FastAPI, current: CurrentRouter, limits: Limits) -> None:
         as_arrow = ARROW_TYPE in accepted or (from_arrow and JSON_TYPE not in accepted)
         found = await router.search(query, with_items=not as_arrow)
         metrics.answered(len(found.neighbors.limits) - 1, found.coverage)
+        is_short = len(found.neighbors.ids) <= threads.SHORT_ANSWER
         if as_arrow:
-            body = await asyncio.to_thread(write_answer, found.neighbors, found.coverage)
+            body = await threads.run(is_short, write_answer, found.neighbors, found.coverage)
             return Response(body, media_type=ARROW_TYPE)
-        body = await asyncio.to_thread(_search_json, found, query.wanted.with_codes, started)
+        body = await threads.run(is_short, _search_json, found, query.wanted.with_codes, started)
         return Response(body, media_type=JSON_TYPE)
 
     @api.post("/search")
@@ -110,14 +112,15 @@ def _add_search(api: FastAPI, current: CurrentRouter, limits: Limits) -> None:
         started = time.perf_counter()
         with metrics.measured():
             body = await request.body()
+            is_short = len(body) <= threads.SHORT_BODY
             if _media_type(request.headers.get("content-type", "")) == ARROW_TYPE:
-                query = await asyncio.to_thread(parse_arrow, body, _wanted(request), limits)
+                query = await threads.run(is_short, parse_arrow, body, _wanted(request), limits)
             elif request.query_params:
                 raise RequestRefused(
                     422, f"{request.url.query[:60]!r}: k, radius and allow_partial belong into the JSON"
                 )
             else:
-                query = await asyncio.to_thread(parse_json, body, limits)
+                query = await threads.run(is_short, parse_json, body, limits)
             return await answer(request, current.router, query, started)
 
     @api.post("/search/image")

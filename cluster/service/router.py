@@ -18,6 +18,7 @@ from cibhash.errors import BadImage
 from cibhash.types import Codes
 from cluster.index.shard_index import Row
 from cluster.manifests import IndexManifest
+from cluster.service import threads
 from cluster.service.found import Found, merged, reranked
 from cluster.service.query_encoder import EncodedImage
 from cluster.service.replica_call import Unavailable, call
@@ -104,7 +105,8 @@ class Router:
         scattered.failures.update(lost)
         coverage = self.check_complete(scattered, wanted)
         answers: list[ShardAnswer] = list(scattered.answers.values())
-        neighbors = await asyncio.to_thread(merged, answers, k, len(codes))
+        is_short = sum(answer.size for answer in answers) <= threads.SHORT_ANSWER
+        neighbors = await threads.run(is_short, merged, answers, k, len(codes))
         if len(neighbors.ids) > limit:
             raise RequestRefused(422, f"radius: {len(neighbors.ids)} neighbors found, at most {limit} in one answer")
         items = {item.id: item for answer in answers for item in answer.items}

@@ -14,6 +14,7 @@ import numpy as np
 
 from cibhash.types import Codes, Ids, Neighbors, RangeNeighbors
 from cluster.index.shard_index import Row
+from cluster.service import threads
 from cluster.service.loaded_versions import LoadedVersions
 from cluster.service.schema import Item, RequestRefused
 from cluster.service.shard_group import ShardGroup
@@ -32,6 +33,12 @@ class ShardAnswer:
     within: RangeNeighbors | None
     items: tuple[Item, ...]
     """The rows of all neighbors, each once, if they were asked for."""
+
+    @property
+    def size(self) -> int:
+        """Neighbors of all queries, padding too."""
+        found = self.nearest if self.nearest is not None else self.within
+        return found.ids.size if found is not None else 0
 
 
 @dataclass(frozen=True)
@@ -81,7 +88,8 @@ class ShardReplica:
             RequestRefused: more than `max_neighbors` lie within the radius.
         """
         group = await self._versions.get(version)
-        return await asyncio.to_thread(_search, group, codes, k, radius, rows, max_neighbors)
+        is_short = len(codes) * group.count <= threads.SHORT_SEARCH and (k or group.count) <= threads.SHORT_ANSWER
+        return await threads.run(is_short, _search, group, codes, k, radius, rows, max_neighbors)
 
     async def resolve(self, version: str, keys: Sequence[str], ids: Sequence[int]) -> Resolved:
         """Ids of keys, and codes of these and of `ids`."""
