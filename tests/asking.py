@@ -16,6 +16,8 @@ from tests.service_fixture import Corpus
 
 IMAGE_EVERY = 5
 """Of the queries so many, one is an image; the others are ids."""
+_REFUSED_PAUSE_S = 0.05
+"""Without it, clients whose connections are refused would take the machine from what they wait for."""
 
 
 class Asked(NamedTuple):
@@ -70,6 +72,7 @@ class Asking:
                     answer = self._client.search_image(self._corpus.samples[row].image, k=k)
             except CIBHashError as error:
                 self.refused.append(Asked(begun_s, time.monotonic(), f"{type(error).__name__}: {error}"))
+                time.sleep(_REFUSED_PAUSE_S)
                 continue
             except Exception as error:
                 self.wrong.append(repr(error))
@@ -100,6 +103,16 @@ class Asking:
         """Until answers come from that version only."""
         deadline = time.monotonic() + HANG_S
         while [one.told for one in self.answered[-20:]] != [version] * 20:
+            assert time.monotonic() < deadline, (self.refused[-1:], self.wrong[:1])
+            time.sleep(0.05)
+
+    def wait_until_recovered(self) -> None:
+        """Until so many are answered after the last refusal."""
+        deadline = time.monotonic() + HANG_S
+        while True:
+            since = max((one.ended_s for one in self.refused[-1:]), default=0.0)
+            if sum(one.begun_s > since for one in self.answered[-40:]) == 40:
+                return
             assert time.monotonic() < deadline, (self.refused[-1:], self.wrong[:1])
             time.sleep(0.05)
 
