@@ -52,4 +52,4 @@ def drain(app: str, ingress: str, longest_s: float) -> None:
 
 def _replicas(app: str, ingress: str) -> int:
     states = ray_serve.status().applications[app].deployments[ingress].replica_states
-    return int(states.get("RUNNING", 0))
+    return sum(count for state, count in states.items() if str(state) == "RUNNING")

@@ -58,9 +58,7 @@ IMAGE_CACHE = "private, max-age=3600"
 """The page adds the index version to image addresses, so a new index is never answered from a cache."""
 
 
-def build_api(
-    current: CurrentRouter, config: ServeConfig, digests: tuple[str, ...], admission: Admission
-) -> FastAPI:
+def build_api(current: CurrentRouter, config: ServeConfig, digests: tuple[str, ...], admission: Admission) -> FastAPI:
     """The FastAPI application over the router of the version that is served.
 
     Args:

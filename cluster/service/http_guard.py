@@ -1,7 +1,7 @@
 """What every request passes first: bearer token, body cap, load limit, upload deadline; and what every answer carries.
 
-Knows nothing of search; who is let in at a time is `admission`'s. Tokens are kept only as SHA-256 digests and compared in constant time; open paths are matched
-exactly after decoding, so no spelling of a path opens another one.
+Knows nothing of search; how many are let in is `admission`'s. Tokens are kept only as SHA-256 digests and compared in
+constant time; open paths are matched exactly after decoding, so no spelling of a path opens another one.
 """
 
 import asyncio

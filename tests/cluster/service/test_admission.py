@@ -13,7 +13,6 @@ def in_a_loop(work: Callable[[], Awaitable[None]]) -> None:
     asyncio.run(asyncio.wait_for(work(), HANG_S))
 
 
-
 def test_turns_are_handed_on_in_order() -> None:
     async def work() -> None:
         admission, order = Admission(2, HANG_S), list[int]()

@@ -39,7 +39,7 @@ def service(corpus: Corpus, ray_local: None) -> Iterator[str]:
     config = ServeConfig(
         index=make_index(corpus, 2),
         port=free_port(),
-        shard_deadline_s=HANG_S,
+        shard_deadline_s=60.0,
         max_in_flight=IN_FLIGHT,
         max_wait_s=0.02,
     )
@@ -128,8 +128,8 @@ def test_clients_that_come_back_as_told_are_all_answered_in_the_end(service: str
             try:
                 return pairs(await client.search_ids([corpus.ids[row]], k=K))
             except ServiceUnavailable as error:
-                assert "busy: " in str(error)
-                assert time.monotonic() < deadline
+                if "busy: " not in str(error) or time.monotonic() > deadline:
+                    raise
 
     async def ask_all() -> list[Pairs]:
         async with AsyncSearchClient(service, timeout_s=HANG_S, at_a_time=CLIENTS) as client:

@@ -1,10 +1,10 @@
 """A service deployed anew while clients ask: nothing is dropped, and nobody hears of the wrong index.
 
-What `serve deploy` does with a changed file, `serve.run` of the same application does here: Serve replaces all replicas.
+What `serve deploy` does with a changed file, `serve.run` of the same application does here: Serve replaces all
+replicas.
 """
 
 import time
-from pathlib import Path
 
 import pytest
 from ray import serve as ray_serve
@@ -42,7 +42,7 @@ def deploy(config: ServeConfig) -> None:
 
 def test_deployed_anew_no_request_is_dropped(corpus: Corpus, ray_local: None) -> None:
     """One replica of everything by another one, then that by two."""
-    config = ServeConfig(index=make_index(corpus, 2), port=free_port(), shard_deadline_s=HANG_S)
+    config = ServeConfig(index=make_index(corpus, 2), port=free_port(), shard_deadline_s=60.0)
     with running_service(config) as url, Asking(url, corpus, {"v000001": len(corpus.ids)}) as asking:
         asking.wait_for_more()
         for replicas, largest_k in ((1, 500), (2, 400)):
@@ -54,8 +54,8 @@ def test_deployed_anew_no_request_is_dropped(corpus: Corpus, ray_local: None) ->
 
 
 def test_another_index_in_fewer_slots_is_never_mixed_with_the_one_before(corpus: Corpus, ray_local: None) -> None:
-    """Both indexes call their version v000001. Serve ends the third slot first: until all else is replaced, requests are
-    refused."""
+    """Both indexes call their version v000001. Serve ends the third slot first: until all else is replaced, requests
+    are refused."""
     before = make_index(corpus, 3, corpus.folder / "before")
     after = make_index(corpus, 2, corpus.folder / "after", count=_SMALLER)
     config = ServeConfig(index=before, port=free_port(), shard_deadline_s=5.0)  # what a refusal takes
@@ -79,11 +79,7 @@ class Either(Asking):
         self.sizes_seen = set[int]()
 
     def is_right(self, found: list[tuple[int, int]], row: int, k: int, version: str) -> bool:
-        sizes = {
-            self._counts[name]
-            for name in (version, "fewer")
-            if found == self.expected(row, k, name)
-        }
+        sizes = {self._counts[name] for name in (version, "fewer") if found == self.expected(row, k, name)}
         if len(sizes) == 1:
             self.sizes_seen |= sizes
         return bool(sizes)

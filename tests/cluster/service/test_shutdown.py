@@ -78,11 +78,13 @@ def wait_for(running: subprocess.Popen[bytes], log: Path, line: str) -> None:
 def wait_until_nobody_is_let_in(url: str) -> None:
     """Both replicas that answer HTTP have heard."""
     client, deadline, refused = SearchClient(url, retries=0, timeout_s=HANG_S), time.monotonic() + HANG_S, 0
+    reason = ""
     while refused < 20:
         assert time.monotonic() < deadline
         try:
             client.stats()
             refused = 0
         except ServiceUnavailable as error:
-            assert "shutting down" in str(error)
             refused += 1
+            reason = str(error)
+    assert "shutting down" in reason
