@@ -4,7 +4,8 @@
 
 Faults in turn: SIGKILL of a shard's replica, of the query encoder, of the ingress, of Serve's proxy and of its
 controller; a shard's replica and an ingress stopped for 3 s; a new version of the index, and back; the application
-deployed anew. Every answer is held against brute force over the version that it names; one query in five is an image. `refused` are requests that ended with an error instead of an answer, `worst_s` is the longest time without any
+deployed anew. Every answer is held against brute force over the version that it names; a fifth of the queries are
+images. `refused` are requests that ended with an error instead of an answer, `worst_s` is the longest time without any
 answer, `recovered_s` the time from the fault to the end of the last refusal (0: none refused), `healed_s` that until as
 many replicas answer as before, without the one that was struck (or until the switch is made). The table has the
 median over the rounds and the worst of the times, and the sum of requests; the JSON line has every round too. A wrong
