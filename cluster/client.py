@@ -205,7 +205,7 @@ class SearchClient:
                     reason = _reason(error)
                 if error.code != 503:
                     raise _rejection(error.code, f"{self.url}{path.partition('?')[0]}", reason) from None
-                wait_s = max(wait_s, _retry_after(error.headers.get("Retry-After")))
+                wait_s += _retry_after(error.headers.get("Retry-After"))  # not all who were told so come back at once
             except urllib.error.URLError as error:
                 reason = str(error.reason)
                 if isinstance(error.reason, ssl.SSLError):

@@ -270,7 +270,9 @@ class ServeConfig(ShardSearchConfig):
     watch_s: PositiveFinite = 5.0
     """Time between two looks for a new version of the index; it is served once all shards have loaded it."""
     max_in_flight: PositiveInt = 64
-    """Requests answered at a time; those beyond are told to come back (503, Retry-After)."""
+    """Requests that a replica of what answers HTTP answers at a time; those beyond wait."""
+    max_wait_s: PositiveFinite = 1.0
+    """So long a request waits for its turn before it is told to come back (503, Retry-After)."""
     max_k: PositiveInt = 10_000
     """Largest k of a request."""
     max_queries: PositiveInt = 10_000

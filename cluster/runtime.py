@@ -124,6 +124,7 @@ def _own_settings() -> Iterator[None]:
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
         "RAY_BACKEND_LOG_LEVEL": "fatal",
+        "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "2",  # Serve replaces a dead proxy after three failures
         "OMP_WAIT_POLICY": "PASSIVE",  # with more logical than real CPUs, threads that spin starve each other
     }
     before = {name: os.environ.get(name) for name in own}

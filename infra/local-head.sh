@@ -29,6 +29,7 @@ export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=$token RAY_API_SERVER_ADDRESS=htt
 ENV
 
 export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=$token
+export RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S=2 # Serve replaces a dead proxy after three failures
 unset RAY_AUTH_TOKEN RAY_ADDRESS
 echo "starting; then in another shell: . $folder/env" >&2
 exec ray start --head --block --disable-usage-stats --include-dashboard=true \

@@ -17,6 +17,7 @@ from typing import Any
 from fastapi import FastAPI
 from ray import serve as ray_serve
 from ray.exceptions import RayTaskError
+from ray.serve.config import BackpressureConfig
 from ray.serve.handle import DeploymentHandle
 
 from cibhash.errors import ConfigError
@@ -26,11 +27,13 @@ from cluster.encoders import encoder_info
 from cluster.index.versions import open_index
 from cluster.manifests import IndexManifest, same_encoder
 from cluster.runtime import check_faiss, muted_stderr, ray_session, require_gpu, require_resources, root_cause
+from cluster.service.admission import WAITING_PER_TURN, Admission
 from cluster.service.current_router import CurrentRouter
+from cluster.service.draining import Draining, drain
 from cluster.service.http_api import build_api
-from cluster.service.http_guard import token_digests
+from cluster.service.http_guard import RETRY_AFTER_S, UPLOAD_DEADLINE_S, token_digests
 from cluster.service.query_encoder import QueryEncoder
-from cluster.service.router import Router, shard_name
+from cluster.service.router import ENCODE_DEADLINE_S, Router, shard_name
 from cluster.service.shard_replica import ShardReplica
 from cluster.telemetry import log
 
@@ -40,15 +43,17 @@ INGRESS_NAME = "Ingress"
 REQUEST_TIMEOUT_S = 120.0
 LOAD_TIMEOUT_S = 120.0
 _REFUSED_AT_A_TIME, _QUEUED = 64, 256
-"""Requests beyond `max_in_flight` that the ingress takes only to refuse them, and those that wait for that."""
+"""Requests beyond those that wait that the ingress takes only to refuse them, and those that Serve keeps for that."""
 _CPUS = {"num_cpus": 0.25}
 """Logical CPUs of a replica, small enough for a laptop; a Serve config file sets `ray_actor_options` per deployment."""
 _REPLICA: dict[str, Any] = {
     "ray_actor_options": _CPUS,
     "health_check_period_s": 2.0,
     "health_check_timeout_s": 10.0,
-    "graceful_shutdown_timeout_s": 5.0,
+    "max_surge_percent": 1,
 }
+"""Deployed anew, a replica goes on until its successor answers: one more at a time (the percentage is rounded up)."""
+_GRACE_S = 5.0
 
 
 class Ingress:
@@ -57,19 +62,26 @@ class Ingress:
     def __init__(
         self,
         config: ServeConfig,
+        index_uri: str,
         manifest: IndexManifest,
         digests: tuple[str, ...],
         encoder: DeploymentHandle[Any],
         *slots: DeploymentHandle[Any],
     ) -> None:
         self._config, self._digests = config, digests
+        self._admission = Admission(config.max_in_flight, config.max_wait_s)
         hedge_s = config.hedge_s if config.replicas > 1 else None
-        router = Router(manifest, slots, encoder, config.shard_deadline_s, hedge_s)
-        self._current = CurrentRouter(storage.absolute(config.index), router, config.watch_s)
+        router = Router(index_uri, manifest, slots, encoder, config.shard_deadline_s, hedge_s)
+        self._current = CurrentRouter(index_uri, router, config.watch_s)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """The HTTP interface over this replica's router."""
-        return build_api(self._current, self._config, self._digests)
+        return build_api(self._current, self._config, self._digests, self._admission)
+
+    async def drain(self) -> Draining:
+        """Lets nobody in any more; those who are in go on."""
+        self._admission.close()
+        return Draining(ray_serve.get_replica_context().replica_id.unique_id, self._admission.in_flight)
 
 
 def build_app(config: ServeConfig) -> ray_serve.Application:
@@ -88,9 +100,15 @@ def build_app(config: ServeConfig) -> ray_serve.Application:
     same_encoder((config.index, manifest.encoder_digest), (encoder_uri, encoder_info(encoder_uri).digest))
     digests = token_digests(config.token_file) if config.token_file else ()
 
-    shard = ray_serve.deployment(num_replicas=config.replicas, max_ongoing_requests=16, **_REPLICA)(ShardReplica)
+    shard = ray_serve.deployment(
+        num_replicas=config.replicas,
+        max_ongoing_requests=16,
+        graceful_shutdown_timeout_s=config.shard_deadline_s + _GRACE_S,
+        **_REPLICA,
+    )(ShardReplica)
     if config.use_gpu:
-        shard = shard.options(ray_actor_options=_CPUS | {"num_gpus": config.num_gpus})
+        gpus = _CPUS | {"num_gpus": config.num_gpus}
+        shard = shard.options(ray_actor_options=gpus, max_surge_percent=0)  # a GPU more may not be there
     num_slots = config.slots or len(manifest.shards)
     slots = [
         shard.options(name=shard_name(slot)).bind(
@@ -98,16 +116,20 @@ def build_app(config: ServeConfig) -> ray_serve.Application:
         )
         for slot in range(num_slots)
     ]
-    encoder = ray_serve.deployment(name=ENCODER_NAME, max_ongoing_requests=64, **_REPLICA)(QueryEncoder)
+    encoder = ray_serve.deployment(
+        name=ENCODER_NAME, max_ongoing_requests=64, graceful_shutdown_timeout_s=ENCODE_DEADLINE_S + _GRACE_S, **_REPLICA
+    )(QueryEncoder)
     ingress = ray_serve.deployment(
         name=INGRESS_NAME,
         num_replicas=config.replicas,
-        max_ongoing_requests=config.max_in_flight + _REFUSED_AT_A_TIME,
+        max_ongoing_requests=config.max_in_flight * (1 + WAITING_PER_TURN) + _REFUSED_AT_A_TIME,
         max_queued_requests=_QUEUED,
+        backpressure_config=BackpressureConfig(retry_after_s=RETRY_AFTER_S),
+        graceful_shutdown_timeout_s=_longest_s(config),
         **_REPLICA,
     )(ray_serve.ingress()(Ingress))
     app: ray_serve.Application = ingress.bind(
-        config, manifest, digests, encoder.bind(encoder_uri, manifest.encoder_digest), *slots
+        config, index.uri, manifest, digests, encoder.bind(encoder_uri, manifest.encoder_digest), *slots
     )
     return app
 
@@ -149,13 +171,16 @@ def running_service(config: ServeConfig) -> Iterator[str]:
             ray_serve.run(app, name=APP_NAME, route_prefix="/")
             _check_loaded(manifest.version)
             yield f"http://{host}:{config.port}"
+            drain(APP_NAME, INGRESS_NAME, _longest_s(config))
         finally:
             with muted_stderr():
                 ray_serve.shutdown()  # type: ignore[no-untyped-call]
 
 
 def serve(config: ServeConfig) -> None:
-    """Serves until SIGINT or SIGTERM, then shuts down gracefully; prints the page's address on stderr.
+    """Serves until SIGINT or SIGTERM, then answers what is under way and ends; prints the page's address on stderr.
+
+    A second signal ends it at once.
 
     Raises:
         CIBHashError: as `running_service`.
@@ -163,7 +188,7 @@ def serve(config: ServeConfig) -> None:
     with running_service(config) as url:
         log(f"search page: {url}/", index=config.index)
         _wait_for_signal()
-        log("shutting down")
+        log("shutting down: no new requests, those under way are answered")
 
 
 def check_endpoint(config: ServeConfig) -> None:
@@ -193,6 +218,11 @@ def check_gpu(config: ServeConfig, manifest: IndexManifest) -> None:
     if config.use_gpu:
         manifest.spec.check_device(config.index, config.device)
         require_gpu(config.ray)
+
+
+def _longest_s(config: ServeConfig) -> float:
+    """What a request may take: its upload, its turn, its image, and keys to codes to neighbors."""
+    return UPLOAD_DEADLINE_S + config.max_wait_s + ENCODE_DEADLINE_S + 2 * config.shard_deadline_s
 
 
 def _is_loopback(host: str) -> bool:

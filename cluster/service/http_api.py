@@ -23,12 +23,13 @@ from cibhash.errors import DataError, StorageError
 from cluster.config import ServeConfig
 from cluster.originals import Original, media_type, original_bytes
 from cluster.service import threads
+from cluster.service.admission import Admission
 from cluster.service.api_description import openapi
 from cluster.service.api_description import page as describing_page
 from cluster.service.arrow_answer import write_answer
 from cluster.service.current_router import CurrentRouter
 from cluster.service.found import Found
-from cluster.service.http_guard import Guard
+from cluster.service.http_guard import RETRY_AFTER_S, Guard
 from cluster.service.query_metrics import QueryMetrics
 from cluster.service.request_parsing import check_wanted, parse_arrow, parse_int, parse_json, parse_wanted
 from cluster.service.router import WITHOUT_ROWS, Incomplete, Router, shard_name
@@ -58,13 +59,14 @@ IMAGE_CACHE = "private, max-age=3600"
 """The page adds the index version to image addresses, so a new index is never answered from a cache."""
 
 
-def build_api(current: CurrentRouter, config: ServeConfig, digests: tuple[str, ...]) -> FastAPI:
+def build_api(current: CurrentRouter, config: ServeConfig, digests: tuple[str, ...], admission: Admission) -> FastAPI:
     """The FastAPI application over the router of the version that is served.
 
     Args:
         current: What answers queries.
         config: Limits of a request.
         digests: SHA-256 digests of the tokens that may query; empty: everybody may.
+        admission: How many are answered at a time.
     """
 
     @contextlib.asynccontextmanager
@@ -82,7 +84,7 @@ def build_api(current: CurrentRouter, config: ServeConfig, digests: tuple[str, .
         lifespan=following,
     )
     limits = Limits(current.router.manifest.bits, config.max_k, config.max_queries)
-    api.add_middleware(Guard, digests=digests, max_body_bytes=config.max_body_bytes, max_in_flight=config.max_in_flight)
+    api.add_middleware(Guard, digests=digests, max_body_bytes=config.max_body_bytes, admission=admission)
     add_error_answers(api)
     _add_search(api, current, limits)
     _add_rows(api, current)
@@ -247,7 +249,7 @@ def add_error_answers(api: FastAPI) -> None:
         body = {"error": str(error)}
         if isinstance(error, Incomplete):
             body |= error.coverage.model_dump()
-        headers = {"Retry-After": "1"} if error.status == 503 else {}
+        headers = {"Retry-After": str(RETRY_AFTER_S)} if error.status == 503 else {}
         return JSONResponse(body, error.status, headers)
 
     @api.exception_handler(HTTPException)

@@ -1,7 +1,7 @@
 """What every request passes first: bearer token, body cap, load limit, upload deadline; and what every answer carries.
 
-Knows nothing of search. Tokens are kept only as SHA-256 digests and compared in constant time; open paths are matched
-exactly after decoding, so no spelling of a path opens another one.
+Knows nothing of search; how many are let in is `admission`'s. Tokens are kept only as SHA-256 digests and compared in
+constant time; open paths are matched exactly after decoding, so no spelling of a path opens another one.
 """
 
 import asyncio
@@ -13,11 +13,15 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from cluster.service.admission import Admission
 from cluster.service.schema import RequestRefused
 from cluster.tokens import read_tokens
 
 OPEN_PATHS = frozenset({"/", "/page.css", "/page.js", "/docs", "/openapi.json", "/healthz", "/readyz"})
+READY_PATH = "/readyz"
 UPLOAD_DEADLINE_S = 30.0
+RETRY_AFTER_S = 1
+"""What a client is told that comes while the service is busy or ends."""
 DRAIN_BYTES, DRAIN_S = 64 * 2**20, 10.0
 """How much of a refused body is read and dropped; a client still sending would see a reset instead of the reason."""
 _SECURITY_HEADERS = {
@@ -40,11 +44,10 @@ def token_digests(token_file: str) -> tuple[str, ...]:
 class Guard:
     """ASGI middleware; without digests every caller is let in."""
 
-    def __init__(self, app: ASGIApp, digests: tuple[str, ...], max_body_bytes: int, max_in_flight: int = 2**31) -> None:
+    def __init__(self, app: ASGIApp, digests: tuple[str, ...], max_body_bytes: int, admission: Admission) -> None:
         self._app = app
         self._digests = digests
-        self._max_body_bytes, self._max_in_flight = max_body_bytes, max_in_flight
-        self._in_flight = 0
+        self._max_body_bytes, self._admission = max_body_bytes, admission
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers 401, 413 and, when busy, 503 itself; a body that grows past the cap or stalls raises in `receive`."""
@@ -57,17 +60,22 @@ class Guard:
                 MutableHeaders(scope=message).update(_SECURITY_HEADERS)
             await send(message)
 
-        headers = Headers(scope=scope)
-        refusal = self._refusal(scope["path"], headers)
+        path = scope["path"]
+        refusal = self._refusal(path, Headers(scope=scope))
+        takes_turn = refusal is None and path not in OPEN_PATHS
+        if refusal is None and (
+            (self._admission.closed and path == READY_PATH) or (takes_turn and not await self._admission.admitted())
+        ):
+            refusal, takes_turn = self._come_back(), False
         if refusal is not None:
             await _drain(receive)
             await refusal(scope, receive, guarded_send)
             return
-        self._in_flight += 1
         try:
             await self._app(scope, self._capped(receive), guarded_send)
         finally:
-            self._in_flight -= 1
+            if takes_turn:
+                self._admission.leave()
 
     def _refusal(self, path: str, headers: Headers) -> JSONResponse | None:
         if self._digests and path not in OPEN_PATHS and not self._is_known(headers.get("authorization", "")):
@@ -80,10 +88,13 @@ class Guard:
             or int(declared) > self._max_body_bytes
         ):
             return JSONResponse({"error": self._too_large(f"{declared[:20]} bytes declared")}, 413)
-        if path not in OPEN_PATHS and self._in_flight >= self._max_in_flight:
-            busy = f"busy: {self._in_flight} requests are being answered, at most {self._max_in_flight} at a time"
-            return JSONResponse({"error": busy}, 503, {"Retry-After": "1"})
         return None
+
+    def _come_back(self) -> JSONResponse:
+        admission = self._admission
+        busy = f"busy: {admission.in_flight} requests are being answered, at most {admission.max_in_flight} at a time"
+        reason = "shutting down" if admission.closed else busy
+        return JSONResponse({"error": reason}, 503, {"Retry-After": str(RETRY_AFTER_S)})
 
     def _is_known(self, authorization: str) -> bool:
         scheme, _, token = authorization.partition(" ")

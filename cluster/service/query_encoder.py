@@ -21,6 +21,7 @@ from cibhash.views import eval_view
 from cluster.encoders import open_encoder
 from cluster.manifests import same_encoder
 from cluster.service.reloading import Reloading
+from cluster.service.slots import Misplaced
 
 MAX_BATCH = 16
 BATCH_WAIT_S = 0.005
@@ -40,6 +41,7 @@ class QueryEncoder:
 
     def __init__(self, encoder_uri: str, encoder_digest: str, threads: int = 1) -> None:
         torch.set_num_threads(threads)
+        self._digest = encoder_digest
         self._encoder = Reloading(lambda: _open(encoder_uri, encoder_digest))
 
     async def state(self) -> int:
@@ -51,12 +53,15 @@ class QueryEncoder:
         await self._encoder.get()
         return os.getpid()
 
-    async def encode_image(self, data: bytes) -> EncodedImage:
-        """The code of one compressed image.
+    async def encode_image(self, data: bytes, digest: str) -> EncodedImage:
+        """The code of one compressed image, by the encoder with this digest.
 
         Raises:
             BadImage: the bytes cannot or may not be decoded.
+            Misplaced: this is another encoder.
         """
+        if digest != self._digest:
+            raise Misplaced(f"holds encoder {self._digest[:16]}..., asked for {digest[:16]}...")
         image_size = (await self._encoder.get()).spec.image_size
         view = await asyncio.to_thread(lambda: eval_view(decode_image(data), image_size))
         encoded: EncodedImage = await self._encode_views(view)

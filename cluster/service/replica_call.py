@@ -14,6 +14,7 @@ from ray.serve.handle import DeploymentHandle
 from cibhash.errors import BadImage
 from cluster.runtime import root_cause
 from cluster.service.schema import RequestRefused
+from cluster.service.slots import Misplaced
 
 RETRY_PAUSE_S = 0.05
 
@@ -51,7 +52,7 @@ async def call(
 
 
 async def _attempt(handle: DeploymentHandle[Any], method: str, *arguments: object) -> Any:
-    """What a replica answers; asked again, or its successor, when it dies."""
+    """What a replica answers; asked again, or its successor, when it dies or is not the one that is meant."""
     while True:
         response = getattr(handle, method).remote(*arguments)
         try:
@@ -60,7 +61,9 @@ async def _attempt(handle: DeploymentHandle[Any], method: str, *arguments: objec
             cause = root_cause(error.cause or error)
             if isinstance(cause, (RequestRefused, BadImage)):
                 raise cause from None
-            raise Unavailable(f"{type(cause).__name__}: {cause}") from None
+            if not isinstance(cause, Misplaced):
+                raise Unavailable(f"{type(cause).__name__}: {cause}") from None
+            await asyncio.sleep(RETRY_PAUSE_S)
         except (RayError, RayServeException):
             await asyncio.sleep(RETRY_PAUSE_S)
         except asyncio.CancelledError:

@@ -24,7 +24,7 @@ from cluster.service.query_encoder import EncodedImage
 from cluster.service.replica_call import Unavailable, call
 from cluster.service.schema import MAX_JSON_NEIGHBORS, MAX_NEIGHBORS, Coverage, Item, Query, RequestRefused, Wanted
 from cluster.service.shard_replica import Resolved, RowsWanted, ShardAnswer
-from cluster.service.slots import deal
+from cluster.service.slots import Placement, deal
 from cluster.telemetry import log
 
 ENCODE_DEADLINE_S = 30.0
@@ -59,6 +59,7 @@ class Router:
 
     def __init__(
         self,
+        index_uri: str,
         manifest: IndexManifest,
         slots: Sequence[DeploymentHandle[Any]],
         encoder: DeploymentHandle[Any],
@@ -68,6 +69,7 @@ class Router:
         """Sends nothing yet.
 
         Args:
+            index_uri: The index directory.
             manifest: Of the version.
             slots: What holds the shards, dealt as `cluster.service.slots` deals them.
             encoder: Of the queries that are images.
@@ -75,6 +77,7 @@ class Router:
             hedge_s: After so long another replica is asked too; None: there is no other.
         """
         self.manifest = manifest
+        self._placement = Placement(index_uri, len(slots))
         self._slots, self._encoder = slots, encoder
         self._deadline_s, self._hedge_s = deadline_s, hedge_s
         self._dealt = deal([shard.count for shard in manifest.shards], len(slots))
@@ -83,7 +86,8 @@ class Router:
 
     def of_version(self, manifest: IndexManifest) -> "Router":
         """A router that asks the same slots about another version."""
-        return Router(manifest, self._slots, self._encoder, self._deadline_s, self._hedge_s)
+        uri = self._placement.index_uri
+        return Router(uri, manifest, self._slots, self._encoder, self._deadline_s, self._hedge_s)
 
     async def search(self, query: Query, *, with_items: bool) -> Found:
         """Neighbors of a checked query; with weights those of the candidates that are asymmetrically nearest.
@@ -121,7 +125,9 @@ class Router:
         """
         until = asyncio.get_running_loop().time() + ENCODE_DEADLINE_S
         try:
-            encoded: EncodedImage = await call(self._encoder, until, None, "encode_image", image)
+            encoded: EncodedImage = await call(
+                self._encoder, until, None, "encode_image", image, self.manifest.encoder_digest
+            )
         except BadImage as error:
             raise RequestRefused(422, f"image: {error}") from None
         except Unavailable as error:
@@ -219,9 +225,9 @@ class Router:
 
     async def _gather(self, method: str, calls: Mapping[int, tuple[object, ...]]) -> Scattered:
         until = asyncio.get_running_loop().time() + self._deadline_s
-        version, hedge_s = self.manifest.version, self._hedge_s
+        asked = ("ask", self._placement, method, self.manifest.version)
         pending = [
-            call(self._slots[slot], until, hedge_s, method, version, *arguments) for slot, arguments in calls.items()
+            call(self._slots[slot], until, self._hedge_s, *asked, *arguments) for slot, arguments in calls.items()
         ]
         scattered = Scattered()
         for slot, answer in zip(calls, await asyncio.gather(*pending, return_exceptions=True), strict=True):

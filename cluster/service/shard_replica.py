@@ -8,7 +8,7 @@ import asyncio
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from cluster.service import threads
 from cluster.service.loaded_versions import LoadedVersions
 from cluster.service.schema import Item, RequestRefused
 from cluster.service.shard_group import ShardGroup
+from cluster.service.slots import Misplaced, Placement
 
 RANGE_CHUNK = 64
 """Queries per range search, so that an answer too large is noticed before all of it is in memory."""
@@ -63,7 +64,18 @@ class ShardReplica:
     def __init__(
         self, index_uri: str, slot: int, num_slots: int, version: str, watch_s: float, device: str = ""
     ) -> None:
+        self._placement = Placement(index_uri, num_slots)
         self._versions = LoadedVersions(index_uri, slot, num_slots, version, watch_s, device)
+
+    async def ask(self, placement: Placement, method: str, version: str, *arguments: object) -> Any:
+        """What another method says about a version, of a caller who knows what this replica must hold.
+
+        Raises:
+            Misplaced: it holds shards of another index, or as they are dealt to more or fewer slots.
+        """
+        if placement != self._placement:
+            raise Misplaced(f"holds {self._placement}, asked about {placement}")
+        return await getattr(self, method)(version, *arguments)
 
     async def state(self, version: str) -> ShardState:
         """The replica's process, once its shards of a version are loaded.

@@ -5,6 +5,20 @@ fewer shards.
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
+
+from cibhash.errors import CIBHashError
+
+
+class Placement(NamedTuple):
+    """What the slots of a service are of. While it is deployed anew, replicas of before and after are asked alike."""
+
+    index_uri: str
+    num_slots: int
+
+
+class Misplaced(CIBHashError):
+    """A replica holds something else than what it is asked about; another one may not."""
 
 
 def deal(counts: Sequence[int], num_slots: int) -> tuple[tuple[int, ...], ...]:

@@ -15,6 +15,7 @@ from fastapi import FastAPI, Request
 
 from cibhash.errors import ConfigError
 from cluster.service import http_guard
+from cluster.service.admission import Admission
 from cluster.service.http_api import add_error_answers
 from cluster.service.http_guard import Guard, token_digests
 
@@ -26,7 +27,7 @@ CAP = 1000
 def port() -> Iterator[int]:
     api = FastAPI()
     digests = tuple(hashlib.sha256(token.encode()).hexdigest() for token in TOKENS)
-    api.add_middleware(Guard, digests=digests, max_body_bytes=CAP, max_in_flight=2)
+    api.add_middleware(Guard, digests=digests, max_body_bytes=CAP, admission=Admission(2, max_wait_s=0.1))
     add_error_answers(api)
 
     @api.get("/healthz")

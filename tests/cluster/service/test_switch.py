@@ -5,14 +5,12 @@ import json
 import os
 import shutil
 import signal
-import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 from ray import serve as ray_serve
 
@@ -22,6 +20,7 @@ from cluster.index.versions import switch
 from cluster.service.app import APP_NAME, running_service
 from cluster.service.router import shard_name
 from cluster.service_errors import RequestRejected
+from tests.asking import Asking
 from tests.patience import HANG_S
 from tests.service_fixture import Corpus, free_port, make_corpus, make_index
 
@@ -43,51 +42,6 @@ def service(corpus: Corpus, ray_local: None) -> Iterator[str]:
         yield url
 
 
-class Asking:
-    """Threads that ask without a pause, and hold every answer against brute force over the version it names."""
-
-    def __init__(self, url: str, corpus: Corpus, counts: dict[str, int], threads: int = 3) -> None:
-        self._client, self._corpus, self._counts = SearchClient(url, retries=0), corpus, counts
-        self.answers: list[str] = []
-        self.failures: list[str] = []
-        self._over = threading.Event()
-        self._threads = [threading.Thread(target=self._ask, args=(seed,)) for seed in range(threads)]
-
-    def __enter__(self) -> "Asking":
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        for thread in self._threads:
-            thread.join(HANG_S)
-
-    def _ask(self, seed: int) -> None:
-        draws = np.random.default_rng(seed)
-        while not self._over.is_set():
-            row, k = int(draws.integers(_SMALLER)), int(draws.integers(1, 100))
-            try:
-                answer = self._client.search_ids([self._corpus.ids[row]], k=k)
-            except Exception as error:
-                self.failures.append(repr(error))
-                continue
-            ids = self._corpus.ids[: self._counts[answer.index_version]]
-            nearest = self._corpus.nearest(self._corpus.codes[[row]], len(self._corpus.ids))
-            known = zip(nearest.ids[0].tolist(), nearest.distances[0].tolist(), strict=True)
-            expected = [pair for pair in known if pair[0] in ids][:k]
-            if answer.partial or [(near.id, near.distance) for near in answer.neighbors[0]] != expected:
-                self.failures.append(f"k {k} of {answer.index_version}: {answer}")
-            self.answers.append(answer.index_version)
-
-    def wait_for(self, version: str) -> None:
-        """Until answers come from that version only."""
-        deadline = time.monotonic() + HANG_S
-        while self.answers[-20:] != [version] * 20:
-            assert time.monotonic() < deadline, self.failures[:1]
-            time.sleep(0.05)
-
-
 def replica_pids(slot: int) -> set[int]:
     handle = ray_serve.get_deployment_handle(shard_name(slot), app_name=APP_NAME)
     return {int(handle.state.remote("v000001").result(timeout_s=HANG_S).pid) for _ in range(30)}
@@ -102,7 +56,7 @@ def test_a_new_version_is_taken_over_and_given_back_without_a_wrong_answer(servi
         asking.wait_for("v000002")
         switch(index, "v000001")
         asking.wait_for("v000001")
-    assert not asking.failures, asking.failures[:3]
+    asking.check_all_answered()
 
 
 def test_a_version_that_cannot_be_loaded_is_not_served_and_told(service: str, corpus: Corpus) -> None:
@@ -123,7 +77,7 @@ def test_a_version_that_cannot_be_loaded_is_not_served_and_told(service: str, co
         while client.stats().pending:
             assert time.monotonic() < deadline
             time.sleep(0.1)
-    assert not asking.failures, asking.failures[:3]
+    asking.check_all_answered()
     shutil.rmtree(index / "v000003")
 
 
@@ -162,22 +116,16 @@ def test_a_replica_that_hangs_is_not_waited_for(service: str, corpus: Corpus) ->
         asking.wait_for("v000001")
         os.kill(hanging, signal.SIGSTOP)
         try:
-            before, deadline = len(asking.answers), time.monotonic() + HANG_S
-            while len(asking.answers) < before + 40:
-                assert time.monotonic() < deadline, asking.failures[:1]
-                time.sleep(0.05)
+            asking.wait_for_more()
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(hanging, signal.SIGCONT)
-    assert not asking.failures, asking.failures[:3]
+    asking.check_all_answered()
 
 
 def test_a_replica_that_dies_costs_no_answer(service: str, corpus: Corpus) -> None:
     with Asking(service, corpus, {"v000001": len(corpus.ids)}) as asking:
         asking.wait_for("v000001")
         os.kill(min(replica_pids(1)), signal.SIGKILL)
-        before, deadline = len(asking.answers), time.monotonic() + HANG_S
-        while len(asking.answers) < before + 40:
-            assert time.monotonic() < deadline, asking.failures[:1]
-            time.sleep(0.05)
-    assert not asking.failures, asking.failures[:3]
+        asking.wait_for_more()
+    asking.check_all_answered()
