@@ -13,10 +13,14 @@ from cibhash.baselines import fit_itq, fit_random_hyperplanes
 from cibhash.binary import pack_bits, prefix
 from cibhash.errors import ConfigError, DataError, ManifestMismatch, NotFound
 from cibhash.hamming import histogram
+from cibhash.metric_terms import QueryMetrics
 from cluster.config import EvaluateConfig
 from cluster.evaluation.evaluate import evaluate
+from cluster.evaluation.examples import choose_queries, find_examples
+from cluster.evaluation.exclusions import Exclusions
 from cluster.evaluation.plan import plan_evaluation
-from cluster.evaluation.tasks import Scored, fit_all, score_all, survey_tables
+from cluster.evaluation.surveys import survey_tables
+from cluster.evaluation.tasks import Scored, fit_all, score_all
 from tests import oracles
 from tests.tables import make_code_table
 
@@ -177,9 +181,14 @@ def test_no_split_changes_a_number(tmp_path: Path, ray_local: None) -> None:
         np.testing.assert_array_equal(counts.relevant, split.counts[series].relevant)
         assert (counts.total.sum(axis=1) == NUM_DATABASE).all()
     np.testing.assert_array_equal(whole.cosine, split.cosine)
-    np.testing.assert_array_equal(whole.statistics.ones, split.statistics.ones)
+    np.testing.assert_array_equal(whole.statistics.both, split.statistics.both)
     for bits in LENGTHS:
-        np.testing.assert_array_equal(whole.statistics.smallest[bits], split.statistics.smallest[bits])
+        for found, other in (
+            (whole.statistics.ties[bits], split.statistics.ties[bits]),
+            (whole.statistics.labeled[bits], split.statistics.labeled[bits]),
+        ):
+            for name, value in vars(found).items():
+                np.testing.assert_array_equal(value, getattr(other, name))
 
 
 @pytest.mark.ray
@@ -221,7 +230,9 @@ def test_rerun_writes_the_same_numbers_and_the_report_last(tmp_path: Path, ray_l
     assert max(files, key=lambda name: files[name]) == "report.html"
     second, _ = run(tables, tmp_path / "again", k=40, title="Twice")
     assert Path(first.metrics_uri).read_bytes() == Path(second.metrics_uri).read_bytes()
-    assert {"metrics.json", "metrics.md", "report.html"} == set(files)
+    tables_of_queries = [(tmp_path / name / "queries.parquet").read_bytes() for name in ("out", "again")]
+    assert tables_of_queries[0] == tables_of_queries[1]
+    assert {"metrics.json", "metrics.md", "queries.parquet", "report.html"} == set(files)
 
 
 @pytest.mark.ray
@@ -265,28 +276,42 @@ def test_a_part_that_was_changed_is_refused(tmp_path: Path, ray_local: None) -> 
         run(tables, tmp_path / "out")
 
 
-@pytest.mark.ray
-def test_examples_are_the_exact_neighbors(tmp_path: Path, ray_local: None) -> None:
-    from cluster.evaluation.examples import find_examples
+def query_metrics(precision: np.ndarray, num_relevant: np.ndarray | None = None) -> QueryMetrics:
+    """Of queries of which only the average precision matters."""
+    fields = dict.fromkeys(QueryMetrics._fields, precision)
+    found = np.ones(len(precision)) if num_relevant is None else num_relevant
+    return QueryMetrics(**fields | {"average_precision": precision, "num_relevant": found})
 
+
+@pytest.mark.ray
+@pytest.mark.parametrize("exclude", [False, True])
+def test_examples_are_the_exact_neighbors(tmp_path: Path, ray_local: None, exclude: bool) -> None:
     corpus = Corpus()
     plan = plan_evaluation(EvaluateConfig(**corpus.tables(tmp_path, rows_per_part=33), output="unused"))
     precision = np.random.default_rng(0).permutation(NUM_QUERIES) / NUM_QUERIES
-    examples = find_examples(plan, precision, 16, 5)
-    assert [one.average_precision for one in examples] == sorted(
-        (one.average_precision for one in examples), reverse=True
-    )
-    assert examples[0].average_precision == precision.max()
-    assert examples[-1].average_precision == precision.min()
+    scores = query_metrics(precision)
+    excluded = Exclusions(np.array([[one, one] for one in range(0, NUM_QUERIES, 2)])) if exclude else Exclusions()
+    examples = find_examples(plan, scores, 16, 5, excluded)
+    ranked = np.sort(precision)
+    assert [one.average_precision for one in examples] == [*ranked[::-1][:2], *ranked[:3]]
+    assert [one.is_best for one in examples] == [True, True, False, False, False]
     codes = prefix(corpus.codes, 16)
     for example in examples:
         query = int(example.query.id)
-        expected = oracles.search(codes[query], codes[NUM_QUERIES:], range(NUM_DATABASE))[:10]
+        expected = oracles.search(codes[query], codes[NUM_QUERIES:], range(NUM_DATABASE))
+        expected = [one for one in expected if [query, one[1]] not in excluded.pairs.tolist()][:10]
         assert [(one.distance, one.row.id) for one in example.neighbors] == expected
         for one in example.neighbors:
             assert one.relevant == (corpus.labels[query] == corpus.labels[NUM_QUERIES + one.row.id])
             assert one.row.shard == "nowhere/dataset/shard-000000.tar"
             assert one.row.offset == one.row.id * 1024 + 512
+
+
+def test_example_queries_are_the_best_and_the_worst_that_have_something_to_find() -> None:
+    scores = query_metrics(np.array([0.1, 0.9, 0.5, 0.9, 0.0, 0.3]), np.array([3, 1, 2, 9, 0, 1]))
+    for count, best, worst in ((4, [1, 3], [0, 5]), (3, [1], [0, 5]), (1, [], [0]), (99, [1, 3], [0, 5, 2]), (0, [], [])):
+        found = choose_queries(scores, count)
+        assert [one.tolist() for one in found] == [best, worst], count
 
 
 def test_tables_of_two_encoders_are_refused_with_both_digests(tmp_path: Path) -> None:

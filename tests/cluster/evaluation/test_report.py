@@ -9,12 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from cluster.evaluation.plots import curves_by_radius, curves_by_rank, inline_svg, map_bars
 from PIL import Image
 
 from cluster.evaluation.evaluate import EvaluateResult
 from cluster.evaluation.examples import Example, ExampleNeighbor, choose_queries
 from cluster.evaluation.measures import measure, verdict
-from cluster.evaluation.plots import curves_by_radius, curves_by_rank, inline_svg, map_bars
 from cluster.evaluation.report import Locations, report_html
 from cluster.evaluation.result_tables import format_table, markdown
 from cluster.evaluation.results import ComparedEncoder, Evaluation, Health, TableRecord
@@ -369,10 +369,3 @@ def test_tables_of_text_hold_the_numbers() -> None:
     assert "–" in rows[2]
     assert "0.4375" in rows[2]
     assert lines[-2:] == ["Beats ITQ [really].", "[red]Paper DOES NOT BEAT ITQ."]
-
-
-def test_example_queries_spread_over_the_quantiles() -> None:
-    precision = np.array([0.1, 0.9, 0.5, 0.9, 0.3])
-    assert choose_queries(precision, 3).tolist() == [1, 2, 0]
-    assert choose_queries(precision, 9).tolist() == [1, 3, 2, 4, 0]
-    assert choose_queries(precision, 1).tolist() == [1]
