@@ -22,7 +22,7 @@ def discount_sum(ranks: npt.ArrayLike) -> Floats:
     A table up to 65,536; beyond, the Euler-Maclaurin formula with the logarithmic integral, to about 1e-12.
     """
     counts = np.asarray(ranks, dtype=np.int64)
-    sums: Floats = _SUMS[np.minimum(counts, _TABLE_SIZE)]
+    sums: Floats = np.array(_SUMS[np.minimum(counts, _TABLE_SIZE)])
     beyond = counts > _TABLE_SIZE
     if beyond.any():
         sums[beyond] += _tail(counts[beyond].astype(np.float64)) - _tail(np.array([float(_TABLE_SIZE)]))

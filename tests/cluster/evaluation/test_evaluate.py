@@ -309,7 +309,13 @@ def test_examples_are_the_exact_neighbors(tmp_path: Path, ray_local: None, exclu
 
 def test_example_queries_are_the_best_and_the_worst_that_have_something_to_find() -> None:
     scores = query_metrics(np.array([0.1, 0.9, 0.5, 0.9, 0.0, 0.3]), np.array([3, 1, 2, 9, 0, 1]))
-    for count, best, worst in ((4, [1, 3], [0, 5]), (3, [1], [0, 5]), (1, [], [0]), (99, [1, 3], [0, 5, 2]), (0, [], [])):
+    for count, best, worst in (
+        (4, [1, 3], [0, 5]),
+        (3, [1], [0, 5]),
+        (1, [], [0]),
+        (99, [1, 3], [0, 5, 2]),
+        (0, [], []),
+    ):
         found = choose_queries(scores, count)
         assert [one.tolist() for one in found] == [best, worst], count
 

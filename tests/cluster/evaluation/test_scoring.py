@@ -4,8 +4,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from cluster.evaluation.label_form import common_form, merge_surveys, survey_labels
 from cluster.evaluation.bootstrap import bootstrap_means
+from cluster.evaluation.label_form import common_form, merge_surveys, survey_labels
 from cluster.evaluation.measures import log_spaced_ranks
 
 
