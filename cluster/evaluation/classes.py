@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from cibhash.relevance import NO_LABEL
 from cibhash.types import Ids
 from cluster.code_tables import label_lists
 from cluster.evaluation.results import QueryClass
@@ -33,6 +34,13 @@ class QueryClasses:
         queries, classes = self.members
         sums = np.bincount(classes, weights=values[queries], minlength=len(self.labels))
         return tuple((sums / self.counts).tolist())
+
+    def first_label(self, num_queries: int) -> Ids:
+        """The smallest label of each query, int64 (Q,), -1 for none."""
+        labels = np.full(num_queries, NO_LABEL, np.int64)
+        queries, places = self.members[:, ::-1]
+        labels[queries] = self.labels[places]
+        return labels
 
     def records(self, names: dict[str, str]) -> tuple[QueryClass, ...]:
         """What results say of the classes."""

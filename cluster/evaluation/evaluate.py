@@ -96,7 +96,9 @@ def evaluate(config: EvaluateConfig) -> EvaluateResult:
             classes=classes,
         )
         longest = measured.per_query[Series(OURS, max(plan.lengths))]
-        examples = find_examples(plan, longest, max(plan.lengths), config.example_queries, exclusions)
+        examples = find_examples(
+            plan, longest, classes.first_label(plan.queries.rows), max(plan.lengths), config.example_queries, exclusions
+        )
     every_query = queries_parquet(queries, measured.per_query)
     notes = (
         *plan.notes,

@@ -56,32 +56,50 @@ class _Found:
     rows: Mapping[int, Row]
 
 
-def choose_queries(found: QueryMetrics, count: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+def choose_queries(found: QueryMetrics, labels: Ids, count: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Positions of the best queries, best first, and of the worst, worst first; of an odd count one more is worst.
 
-    Ties are in the order of positions, no query is chosen twice, and only those with a relevant image count.
+    Only queries with a relevant image count, and none is chosen twice. Among equal ones labels take turns, then
+    positions decide.
+
+    Args:
+        found: Of all queries.
+        labels: A label of each query, int64 (Q,).
+        count: Queries at most.
     """
     able = np.flatnonzero(found.num_relevant)
-    order = able[np.argsort(-found.average_precision[able], kind="stable")]
+    order = able[_in_turns(-found.average_precision[able], labels[able])]
     best = order[: min(count, len(order)) // 2]
-    order = able[np.argsort(found.average_precision[able], kind="stable")]
+    order = able[_in_turns(found.average_precision[able], labels[able])]
     worst = order[~np.isin(order, best)][: count - count // 2]
     return best, worst
 
 
+def _in_turns(values: npt.NDArray[np.float64], labels: Ids) -> npt.NDArray[np.int64]:
+    """Positions in the order of values; of equal ones the first of every label, then the second of every label, ..."""
+    together = np.lexsort((labels, values))
+    starts = np.ones(len(values), bool)
+    starts[1:] = (np.diff(values[together]) != 0) | (np.diff(labels[together]) != 0)
+    places = np.arange(len(values))
+    turns = np.empty(len(values), np.int64)
+    turns[together] = places - np.maximum.accumulate(np.where(starts, places, 0))
+    return np.lexsort((places, turns, values))
+
+
 def find_examples(
-    plan: EvaluationPlan, scores: QueryMetrics, bits: int, count: int, exclusions: Exclusions
+    plan: EvaluationPlan, scores: QueryMetrics, labels: Ids, bits: int, count: int, exclusions: Exclusions
 ) -> tuple[Example, ...]:
     """Chooses example queries and searches the database for their neighbors, exactly.
 
     Args:
         plan: The tables.
         scores: Of the queries at this code length.
+        labels: A label of each query, int64 (Q,).
         bits: Code length of the search.
         count: Example queries at most.
         exclusions: Pairs that do not count, and are not shown either.
     """
-    best, worst = choose_queries(scores, count)
+    best, worst = choose_queries(scores, labels, count)
     positions = np.concatenate([best, worst])
     if not len(positions):
         return ()

@@ -8,6 +8,12 @@ from cluster.evaluation.results import EMPTY_BALL_RADIUS, Evaluation, Health, Se
 ASYMMETRIC_ABOUT = (
     "Asymmetric: the same database codes, ranked by the sum of the query’s logits, by size, over the bits that differ."
 )
+HEALTH_ABOUT = (
+    "Distinct: codes over images. Imbalance: how far the share of ones of a bit is from one half, mean over bits; "
+    "worst bit: the share of ones farthest from it; constant: bits without information. Entropy of a bit and mutual "
+    "information (MI) of two are in bits. Shared codes: images whose code another image has too. Collisions: pairs of "
+    "equal codes without a common label."
+)
 DETAILS_ABOUT = (
     "Ties worst and best: mAP if relevant images came last or first within every distance. min(k, R) and R: mAP with "
     "these denominators, R the relevant images of the database. mAP@ALL: over the whole database. NDCG: a relevant "
@@ -52,7 +58,7 @@ def detail_cells(evaluation: Evaluation, one: SeriesMetrics) -> list[str]:
 def radius_head() -> list[str]:
     """Names of the cells of `radius_cells`."""
     names = ("mAP", "P", "R")
-    return [*(f"{name}@H≤{EMPTY_BALL_RADIUS}" for name in names), f"empty balls, radius {EMPTY_BALL_RADIUS}", "RAMAP"]
+    return [*(f"{name}@H≤{EMPTY_BALL_RADIUS}" for name in names), "empty balls", "RAMAP"]
 
 
 def radius_cells(_: Evaluation, one: SeriesMetrics) -> list[str]:
@@ -66,14 +72,14 @@ def health_head() -> list[str]:
     """Names of the cells of `health_cells`."""
     return [
         "distinct",
-        "mean imbalance",
-        "ones, worst bit",
-        "constant bits",
-        "mean entropy",
+        "imbalance",
+        "worst bit",
+        "constant",
+        "entropy",
         "MI mean",
-        "MI largest",
-        "share a code",
-        "largest tie block",
+        "MI max",
+        "shared codes",
+        "largest block",
         "collisions",
     ]
 

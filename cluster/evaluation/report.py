@@ -34,7 +34,7 @@ def report_html(evaluation: Evaluation, examples: Sequence[Example], origin: Ori
         details(evaluation),
         classes(evaluation),
         code_health(evaluation),
-        examples_section(evaluation.name, examples),
+        examples_section(evaluation, examples),
         provenance(evaluation, origin),
     )
     return (

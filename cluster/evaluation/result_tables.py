@@ -15,6 +15,7 @@ from cluster.evaluation.methods import ASYMMETRIC, FLOAT_NAME, OURS, method_name
 from cluster.evaluation.metric_cells import (
     ASYMMETRIC_ABOUT,
     DETAILS_ABOUT,
+    HEALTH_ABOUT,
     RADIUS_ABOUT,
     detail_cells,
     detail_head,
@@ -87,7 +88,7 @@ def markdown(evaluation: Evaluation) -> str:
     rows = [[str(one.bits), *health_cells(one)] for one in evaluation.health]
     if evaluation.compared:
         lines += ["", f"The database’s codes by {evaluation.name}:"]
-    lines += ["", *_grid(head, rows)]
+    lines += ["", *_grid(head, rows), "", HEALTH_ABOUT]
     lines += ["", sampling_about(evaluation)] if sampling_about(evaluation) else []
     lines += ["", f"Encoder `{evaluation.encoder_digest}`, seed {evaluation.seed}."]
     lines += [f"{one.name}: encoder `{one.encoder_digest}`." for one in evaluation.compared]

@@ -9,7 +9,7 @@ from cluster.evaluation.charts.svg import INK, chart
 from cluster.evaluation.results import QueryClass, SeriesMetrics
 
 MAX_BARS = 40
-_WIDTH_INCHES, _ROW_INCHES, _FRAME_INCHES = 6.4, 0.19, 0.5
+_WIDTH_INCHES, _ROW_INCHES, _FRAME_INCHES = 4.6, 0.19, 0.5
 _LONGEST_NAME = 22
 
 
@@ -32,10 +32,7 @@ def class_bars(classes: tuple[QueryClass, ...], one: SeriesMetrics, k: int) -> s
             precision, rows, marker="|", s=42, color="#c98a1b", linewidth=1.8, label=f"precision@{k}", zorder=3
         )
         for row, height in zip(rows, heights, strict=True):
-            inside = height > 0.12
-            place, color = (height - 0.008, "#ffffff") if inside else (height + 0.008, INK)
-            side = "right" if inside else "left"
-            axes.text(place, row, f"{height:.3f}", ha=side, va="center", color=color, fontsize=7.5)
+            axes.text(1.02, row, f"{height:.3f}", va="center", color=INK, fontsize=8)
         axes.set_yticks(rows, [_name(classes[place]) for place in shown], fontsize=8)
         axes.set_ylim(len(shown) - 0.4, -0.6)
         axes.set_xlim(0, 1)

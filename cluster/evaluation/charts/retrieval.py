@@ -100,10 +100,28 @@ def within_radius(evaluation: Evaluation) -> str:
     return chart("within", "Line chart: precision, recall, mAP and empty balls within a Hamming radius", draw)
 
 
+def map_by_radius(evaluation: Evaluation) -> str:
+    """The mAP within a radius over the radius, of the series whose distance is Hamming's."""
+
+    def scale(axes: Any) -> None:
+        axes.set_xlim(0, max(evaluation.lengths))
+        axes.set_xlabel("radius")
+        axes.set_ylabel("mAP within the radius")
+
+    def points(one: SeriesMetrics) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        return tuple(range(len(one.map_by_radius))), one.map_by_radius
+
+    return _curves(evaluation, "map-radius", points, "Line chart: mAP within a Hamming radius over the radius", scale)
+
+
 def _over_ranks(evaluation: Evaluation, name: str, values: Callable[[SeriesMetrics], tuple[float, ...]]) -> str:
     def scale(axes: Any) -> None:
+        last = evaluation.series[0].ranks[-1]
+        powers = [10**exponent for exponent in range(len(str(last)))]
         axes.set_xscale("log")
-        axes.set_xlim(1, evaluation.series[0].ranks[-1])
+        axes.set_xticks(powers, [f"{power:,}" for power in powers])
+        axes.set_xticks([], minor=True)
+        axes.set_xlim(1, max(2, last))
         axes.set_xlabel("N")
         axes.set_ylabel(f"{name} of the top N")
 
@@ -142,7 +160,7 @@ def _curves(
                 axes.plot(*points(one), color=color, linestyle=style, label=label, clip_on=False)
         scale(axes)
         axes.set_ylim(0, 1)
-        _legend_below(axes, 3)
+        _legend_below(axes, 2)
 
     return chart(prefix, description, draw)
 

@@ -41,6 +41,7 @@ def curves(evaluation: Evaluation) -> str:
         html.figure("Precision at N", "Of the top N, ties averaged.", retrieval.precision_by_rank(evaluation)),
         html.figure("Recall at N", "Of the top N, ties averaged.", retrieval.recall_by_rank(evaluation)),
         html.figure("Within a radius", f"{ours}; an empty ball counts as 0.", retrieval.within_radius(evaluation)),
+        html.figure("mAP within a radius", "Of the images there alone.", retrieval.map_by_radius(evaluation)),
     )
     return f'<h2>Curves</h2>\n<div class="charts">{"".join(figures)}</div>'
 
@@ -67,7 +68,7 @@ def classes(evaluation: Evaluation) -> str:
     return (
         f'<h2>By class</h2>\n<p class="about">mAP@{evaluation.k} of {escape(evaluation.name)} at {one.bits} bits '
         "over the queries of each class, best first; in brackets how many. A query with several labels counts for "
-        f'each.{some}</p>\n<figure class="wide">{class_bars(evaluation.classes, one, evaluation.k)}</figure>'
+        f"each.{some}</p>\n<figure>{class_bars(evaluation.classes, one, evaluation.k)}</figure>"
     )
 
 

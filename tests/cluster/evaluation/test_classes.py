@@ -32,6 +32,7 @@ def test_a_query_counts_once_for_each_of_its_labels() -> None:
         label: [value for value, own in zip(values, LABELS, strict=True) if label in own] for label in (3, 9, 40)
     }
     assert classes.means(values) == pytest.approx([np.mean(found) for found in expected.values()])
+    assert classes.first_label(5).tolist() == [3, -1, 3, 9, 40]
     records = classes.records({"9": "owl"})
     assert [(one.label, one.name, one.queries) for one in records] == [(3, "", 2), (9, "owl", 2), (40, "", 1)]
 

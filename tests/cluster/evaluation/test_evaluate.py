@@ -1,11 +1,14 @@
 """The evaluate job against brute force, and that no split of the work changes a number."""
 
 import dataclasses
+import hashlib
+import io
 import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from cibhash import asymmetric, metrics
@@ -112,6 +115,82 @@ def test_equals_brute_force(tmp_path: Path, ray_local: None, several: bool) -> N
     assert (record["k"], record["queries"], record["database"]) == (40, NUM_QUERIES, NUM_DATABASE)
     assert result.baselines == {}
     assert result.beats_itq is None
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("several", [False, True])
+def test_stored_order_equals_a_stable_sort_as_published_code_ranks(
+    tmp_path: Path, ray_local: None, several: bool
+) -> None:
+    corpus = Corpus(several=several)
+    tables = corpus.tables(tmp_path, rows_per_part=50, logits=("queries",))
+    settings: dict[str, Any] = {"k": 40, "bits": (16, 64), "example_queries": 0}
+    _, record = run(tables, tmp_path / "out", **settings, stored_order=True, baseline_fit=tables["database"])
+    _, plain = run(tables, tmp_path / "plain", **settings)
+    for series in record["series"]:
+        if series["method"] == "cibhash":
+            expected = _published_map(corpus, series["bits"], 40)
+            assert series["map_stored_order"] == pytest.approx(expected, abs=1e-12)
+            assert series["map_worst"] - 1e-12 <= series["map_stored_order"] <= series["map_best"] + 1e-12
+        else:
+            assert (series["map_stored_order"] is None) == (series["method"] == "cibhash-asymmetric")
+    assert {series["map_stored_order"] for series in plain["series"]} == {None}
+    assert "| stored order |" in (tmp_path / "out" / "metrics.md").read_text()
+
+
+def _published_map(corpus: Corpus, bits: int, k: int) -> float:
+    """As released code computes it, except that the sort is stable."""
+    signs = 2.0 * np.unpackbits(corpus.codes[:, : bits // 8], axis=1, bitorder="little") - 1
+    labels = np.zeros((len(signs), 9))
+    for row, own in enumerate(corpus.labels):
+        labels[row, own] = 1
+    found = []
+    for query in range(NUM_QUERIES):
+        relevant = labels[NUM_QUERIES:] @ labels[query] > 0
+        hamming = 0.5 * (bits - signs[NUM_QUERIES:] @ signs[query])
+        places = np.flatnonzero(relevant[np.argsort(hamming, kind="stable")][:k]) + 1.0
+        found.append((np.arange(1, len(places) + 1) / places).mean() if len(places) else 0.0)
+    return float(np.mean(found))
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("several", [False, True])
+def test_classes_and_single_queries_equal_brute_force(tmp_path: Path, ray_local: None, several: bool) -> None:
+    corpus = Corpus(several=several)
+    corpus.labels[3] = []
+    tables = corpus.tables(tmp_path, rows_per_part=50, dataset_uri=str(tmp_path / "data" / "some"))
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "classes.json").write_text(json.dumps({"0": "wren", "2": "finch"}))
+    _, record = run(tables, tmp_path / "out", k=40, example_queries=0)
+    content = (tmp_path / "out" / "queries.parquet").read_bytes()
+    listed = record["query_table"]
+    assert listed["sha256"] == hashlib.sha256(content).hexdigest()
+    assert (listed["path"], listed["rows"]) == ("queries.parquet", NUM_QUERIES * len(LENGTHS))
+    rows = pq.read_table(io.BytesIO(content)).to_pylist()
+    own = corpus.labels[:NUM_QUERIES]
+    labels = sorted({label for labels in own for label in labels})
+    assert [(one["label"], one["queries"]) for one in record["classes"]] == [
+        (label, sum(label in labels for labels in own)) for label in labels
+    ]
+    names = {one["label"]: one["name"] for one in record["classes"]}
+    assert (names[0], names[1], names[2]) == ("wren", "", "finch")
+    for series in record["series"]:
+        expected = corpus.expected(series["bits"], 40)
+        found = [row for row in rows if row["bits"] == series["bits"]]
+        assert [row["key"] for row in found] == [f"image-{one}" for one in range(NUM_QUERIES)]
+        assert [row["average_precision"] for row in found] == pytest.approx(expected.average_precision)
+        assert [row["relevant"] for row in found] == expected.per_query.num_relevant.tolist()
+        for name, values in (
+            ("map_by_class", expected.average_precision),
+            ("precision_by_class", expected.per_query.precision),
+        ):
+            means = [np.mean([values[query] for query in range(NUM_QUERIES) if one in own[query]]) for one in labels]
+            assert series[name] == pytest.approx(means)
+        for name in ("map_all", "ndcg_at_k", "ramap", "map_at_k_r", "map_at_k_min_kr", "map_by_radius"):
+            assert series[name] == pytest.approx(getattr(expected, name), abs=1e-12)
+        for name in ("map_all", "ndcg_at_k", "recall_at_k"):
+            assert series["intervals"][name]["low"] < series[name] < series["intervals"][name]["high"]
+    assert any("1 of 23 queries have no relevant image in the database" in note for note in record["notes"])
 
 
 @pytest.mark.ray
@@ -291,7 +370,7 @@ def test_examples_are_the_exact_neighbors(tmp_path: Path, ray_local: None, exclu
     precision = np.random.default_rng(0).permutation(NUM_QUERIES) / NUM_QUERIES
     scores = query_metrics(precision)
     excluded = Exclusions(np.array([[one, one] for one in range(0, NUM_QUERIES, 2)])) if exclude else Exclusions()
-    examples = find_examples(plan, scores, 16, 5, excluded)
+    examples = find_examples(plan, scores, np.zeros(NUM_QUERIES, np.int64), 16, 5, excluded)
     ranked = np.sort(precision)
     assert [one.average_precision for one in examples] == [*ranked[::-1][:2], *ranked[:3]]
     assert [one.is_best for one in examples] == [True, True, False, False, False]
@@ -316,8 +395,14 @@ def test_example_queries_are_the_best_and_the_worst_that_have_something_to_find(
         (99, [1, 3], [0, 5, 2]),
         (0, [], []),
     ):
-        found = choose_queries(scores, count)
+        found = choose_queries(scores, np.zeros(6, np.int64), count)
         assert [one.tolist() for one in found] == [best, worst], count
+
+
+def test_among_equal_queries_labels_take_turns() -> None:
+    scores = query_metrics(np.array([1, 1, 1, 1, 1, 0.5, 0.5, 0.5]))
+    best, worst = choose_queries(scores, np.array([4, 4, 4, 2, 2, 9, 9, 1]), 8)
+    assert (best.tolist(), worst.tolist()) == ([0, 3, 1, 4], [5, 7, 6, 2])
 
 
 def test_tables_of_two_encoders_are_refused_with_both_digests(tmp_path: Path) -> None:
@@ -329,6 +414,26 @@ def test_tables_of_two_encoders_are_refused_with_both_digests(tmp_path: Path) ->
     assert "f" * 16 in str(caught.value)
     assert "e" * 16 in str(caught.value)
     assert caught.value.exit_code == 3
+
+
+def test_codes_or_features_of_other_lengths_are_refused(tmp_path: Path) -> None:
+    corpus = Corpus()
+    tables = corpus.tables(tmp_path)
+    short = make_code_table(tmp_path / "short", corpus.codes[:, :4], labels=corpus.labels, features=corpus.features)
+    narrow = make_code_table(tmp_path / "narrow", corpus.codes, labels=corpus.labels, features=corpus.features[:, :9])
+    for uri, message in ((short, "has 64 bits per image, but .*short has 32"), (narrow, "32 features .* narrow has 9")):
+        with pytest.raises(ManifestMismatch, match=message.replace(" narrow", ".*narrow")):
+            run(tables | {"queries": uri}, tmp_path / "out")
+
+
+def test_an_empty_query_set_is_refused(tmp_path: Path) -> None:
+    tables = Corpus().tables(tmp_path)
+    manifest_path = tmp_path / "queries" / "codes.json"
+    manifest = json.loads(manifest_path.read_bytes())
+    manifest |= {"parts": [], "rows_in": 0, "rows_out": 0}
+    manifest_path.write_text(json.dumps(manifest))
+    with pytest.raises(DataError, match="queries: the code table has no rows"):
+        run(tables, tmp_path / "out")
 
 
 def test_what_cannot_work_is_refused_before_any_work(tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ def expected(corpus: Corpus, queries: list[int], pairs: set[tuple[int, int]], me
 @pytest.mark.parametrize("several", [False, True])
 def test_a_query_does_not_count_for_itself_by_id_or_by_key(tmp_path: Path, ray_local: None, several: bool) -> None:
     corpus = Corpus(several=several)
-    corpus.labels[4] = []
+    corpus.labels[4], corpus.labels[6] = [], []
     queries = list(range(0, 60, 3))
     every = slice(None)
     by_id = {

@@ -26,6 +26,10 @@ from cluster.evaluation.report import report_html
 from cluster.evaluation.result_tables import format_table, markdown
 from cluster.evaluation.results import ComparedEncoder, Evaluation, QueryClass, TableRecord
 from cluster.evaluation.scoring import Counts, Series
+from cluster.evaluation.sections.code_health import code_health
+from cluster.evaluation.sections.details import classes, details
+from cluster.evaluation.sections.examples import examples_section
+from cluster.evaluation.sections.headline import differences, head, headline
 from cluster.evaluation.sections.provenance import Origin
 from cluster.evaluation.verdicts import verdict
 from cluster.index.shard_index import Row
@@ -75,8 +79,8 @@ def evaluation(title: str = "Birds", notes: tuple[str, ...] = ()) -> Evaluation:
     series = [Series(method, bits) for method in ("cibhash", "cibhash-asymmetric", "itq") for bits in (16, 32)]
     counts = {one: random_counts(one, generator) for one in series}
     labels = [[number % 3] if number % 4 else [0, 7] for number in range(12)]
-    classes = query_classes(pa.table({"labels": pa.array(labels, pa.list_(pa.int32()))}))
-    measured = measure(counts, generator.random(12), k=10, seed=0, classes=classes)
+    queried = query_classes(pa.table({"labels": pa.array(labels, pa.list_(pa.int32()))}))
+    measured = measure(counts, generator.random(12), k=10, seed=0, classes=queried)
     codes = generator.integers(256, size=(50, 4), dtype=np.uint8)
     statistics = code_statistics(codes, generator.integers(2, size=50), np.arange(50), (16, 32))
     beats_itq, sentence = verdict(measured.margins)
@@ -96,7 +100,7 @@ def evaluation(title: str = "Birds", notes: tuple[str, ...] = ()) -> Evaluation:
         ),
         seed=0,
         bootstrap_resamples=1000,
-        classes=classes.records(NAMES),
+        classes=queried.records(NAMES),
         query_table=None,
         series=measured.series,
         float_cosine=measured.float_cosine,
@@ -177,7 +181,7 @@ def test_page_stands_alone_and_parses(shard: tuple[str, int, int]) -> None:
     targets = set(re.findall(r'(?:href="|url\()#([^")]+)', html))
     assert targets
     assert targets <= set(ids)
-    assert sum(tag == "svg" for tag, _ in page.tags) == 10
+    assert sum(tag == "svg" for tag, _ in page.tags) == 11
 
 
 def test_page_shows_every_number_and_where_it_comes_from() -> None:
@@ -202,10 +206,10 @@ def test_asymmetric_distance_has_no_curve_by_radius() -> None:
     assert "PCA-ITQ 32" in by_radius
     assert "CIBHash, asymmetric" in map_bars(found)
     about = "over the bits that differ"
-    assert about in Page(report_html(found, [], URIS)).text
+    assert about in Page(headline(found)).text
     others = tuple(one for one in found.series if one.method != "cibhash-asymmetric")
     plain = found.model_copy(update={"series": others})
-    assert about not in Page(report_html(plain, [], URIS)).text
+    assert about not in Page(headline(plain)).text
     assert about in markdown(found)
     assert about not in markdown(plain)
 
@@ -217,12 +221,12 @@ def test_texts_from_outside_are_escaped(shard: tuple[str, int, int]) -> None:
     assert "<script" not in html
     page = Page(html)
     assert page.text.count(HOSTILE) >= 5
-    assert f"{HOSTILE}, label 0" in {attributes.get("alt") for tag, attributes in page.tags if tag == "img"}
+    assert f"{HOSTILE}, label 0 (sparrow)" in {attributes.get("alt") for tag, attributes in page.tags if tag == "img"}
 
 
 def test_examples_carry_the_pictures_distances_and_marks(shard: tuple[str, int, int]) -> None:
     path, offset, size = shard
-    page = Page(report_html(evaluation(), [example(path, offset=offset, size=size)], URIS))
+    page = Page(examples_section(evaluation(), [example(path, offset=offset, size=size)]))
     sources = [str(attributes["src"]) for tag, attributes in page.tags if tag == "img"]
     assert len(sources) == 3
     picture = Image.open(io.BytesIO(base64.b64decode(sources[0].split(",", 1)[1])))
@@ -236,7 +240,7 @@ def test_examples_carry_the_pictures_distances_and_marks(shard: tuple[str, int, 
 def test_originals_that_cannot_be_read_are_named_not_fatal(tmp_path: Path) -> None:
     (tmp_path / "noise.tar").write_bytes(b"z" * 5000)
     broken = example(str(tmp_path / "noise.tar"), size=40, offset=9)
-    page = Page(report_html(evaluation(), [example("/gone/a.tar"), broken], URIS))
+    page = Page(examples_section(evaluation(), [example("/gone/a.tar"), broken]))
     assert "2 of 2 originals could not be read" in page.text
     assert "/gone/a.tar: no such file" in page.text
     assert "noise.tar at offset 9: not a JPEG" in page.text
@@ -252,7 +256,7 @@ def test_losing_to_itq_is_said_loudly() -> None:
     assert "DOES NOT BEAT ITQ" in sentence
     assert "-0.0100 at 16 bits" in sentence
     assert "32 bits" not in sentence
-    page = Page(report_html(found.model_copy(update={"beats_itq": beats_itq, "verdict": sentence}), [], URIS))
+    page = Page(head(found.model_copy(update={"beats_itq": beats_itq, "verdict": sentence})))
     assert ("p", {"class": "verdict lost", "role": "status"}) in page.tags
     assert verdict((won,))[0] is True
     assert verdict(()) == (None, "")
@@ -294,7 +298,7 @@ def test_page_shows_compared_encoders_with_differences_and_sources() -> None:
     assert f"| Paper | – | {paper.margins[0].difference:+.4f} [" in text
     assert "over the bits that differ" in text
     alone = evaluation()
-    assert "Differences" not in Page(report_html(alone, [], URIS)).text
+    assert differences(alone) == ""
     assert "difference" not in markdown(alone)
 
 
@@ -308,7 +312,7 @@ def test_a_compared_encoder_that_loses_to_itq_is_said_in_its_own_sentence() -> N
     assert won[1].startswith("Paper beats ITQ at every length, by at least 0.0200 mAP (32 bits)")
     other = found.compared[0].model_copy(update={"beats_itq": lost[0], "verdict": lost[1]})
     both = found.model_copy(update={"compared": (other,), "beats_itq": True, "verdict": "Beats ITQ."})
-    page = Page(report_html(both, [], origin(both)))
+    page = Page(head(both))
     classes = [attributes.get("class") for tag, attributes in page.tags if attributes.get("role") == "status"]
     assert classes == ["verdict", "verdict lost"]
     assert lost[1] in page.text
@@ -399,11 +403,16 @@ def test_tables_of_text_hold_the_numbers() -> None:
     assert lines[-2:] == ["Beats ITQ [really].", "[red]Paper DOES NOT BEAT ITQ."]
 
 
+def middle(found: Evaluation) -> str:
+    """The text of the sections that are tables."""
+    return Page("".join(section(found) for section in (details, classes, code_health))).text
+
+
 def test_page_shows_every_metric_and_class() -> None:
     found = evaluation()
     stored = [one.model_copy(update={"map_stored_order": 0.4321 if one.ramap else None}) for one in found.series]
     for one in (found, found.model_copy(update={"series": tuple(stored)})):
-        page, text = Page(report_html(one, [], URIS)).text, markdown(one)
+        page, text = middle(one), markdown(one)
         for shown in (page, text):
             for series in one.series:
                 for value in (series.map_all, series.ndcg_at_k, series.map_at_k_r, series.map_at_k_min_kr):
@@ -421,7 +430,7 @@ def test_page_shows_every_metric_and_class() -> None:
     assert "of a random" not in page
     sampled = found.health[1].model_copy(update={"tie_blocks_sampled": True, "collisions_sampled": True})
     other = found.model_copy(update={"health": (found.health[0], sampled)})
-    for shown in (Page(report_html(other, [], URIS)).text, markdown(other)):
+    for shown in (middle(other), markdown(other)):
         assert "Tie blocks at 32 bits: of a random million" in shown
         assert "Collisions at 32 bits: of a random choice" in shown
 
@@ -432,8 +441,8 @@ def test_every_class_is_a_bar_or_the_best_and_worst_of_many() -> None:
     for count in (3, MAX_BARS, 3 * MAX_BARS):
         values = tuple(np.random.default_rng(count).permutation(count) / count)
         many = one.model_copy(update={"map_by_class": values, "precision_by_class": values})
-        classes = tuple(QueryClass(label=place, name=f"c{place:03d}", queries=9) for place in range(count))
-        shown = re.findall(r">(c\d+) \(9\)<", class_bars(classes, many, 10))
+        every = tuple(QueryClass(label=place, name=f"c{place:03d}", queries=9) for place in range(count))
+        shown = re.findall(r">(c\d+) \(9\)<", class_bars(every, many, 10))
         order = [f"c{place:03d}" for place in sorted(range(count), key=lambda place: -values[place])]
         half = MAX_BARS // 2
         assert shown == (order if count <= MAX_BARS else order[:half] + order[-half:])
@@ -461,7 +470,7 @@ def test_chart_within_a_radius_is_of_our_codes() -> None:
 def test_best_and_worst_queries_stand_under_their_names(shard: tuple[str, int, int]) -> None:
     path, offset, size = shard
     rows = [example(path, key, size, offset, is_best) for key, is_best in (("bird-one", True), ("bird-two", False))]
-    text = Page(report_html(evaluation(), rows, URIS)).text
+    text = Page(examples_section(evaluation(), rows)).text
     places = [text.index(word) for word in ("Best and worst queries", "bird-one", "Worst", "bird-two")]
     assert places == sorted(places)
-    assert "Worst" not in Page(report_html(evaluation(), rows[:1], URIS)).text
+    assert "Worst" not in Page(examples_section(evaluation(), rows[:1])).text
