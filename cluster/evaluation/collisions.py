@@ -6,7 +6,7 @@ pairs of equal codes stay together. Samples of parts merge to that of the whole.
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -86,8 +86,8 @@ def collisions(sample: CollisionSample) -> Collisions:
 
 def _apart(labels: Labels) -> int:
     """Pairs of the images that share no label."""
-    sets: Labels
-    sets, images = np.unique(labels, axis=0, return_counts=True)
+    every: npt.NDArray[Any] = labels
+    sets, images = np.unique(every, axis=0, return_counts=True)
     shared, step = share_label(sets, sets, len(sets), len(sets)), max(1, _PAIR_CELLS // len(sets))
     ordered = 0
     for start in range(0, len(sets), step):
