@@ -343,7 +343,7 @@ class EvaluateConfig(JobConfig):
     database: str
     """Code table of the database, with labels."""
     output: str
-    """Where metrics.json, metrics.md and report.html go."""
+    """Where metrics.json, queries.parquet, metrics.md and report.html go."""
     k: PositiveInt = 1000
     """Ranks of mAP@k, precision@k and recall@k."""
     bits: CodeLengths = ()

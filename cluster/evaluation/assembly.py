@@ -118,13 +118,14 @@ def _table_records(plan: EvaluationPlan) -> tuple[TableRecord, ...]:
     records = []
     for role, table in plan.tables.items():
         dataset = _dataset(table)
+        known = dataset is not None and dataset.digest == table.manifest.dataset_digest
         records.append(
             TableRecord(
                 role=role,
                 digest=table.manifest.digest,
                 dataset_digest=table.manifest.dataset_digest,
-                dataset=dataset.name if dataset else "",
-                split=dataset.split if dataset else "",
+                dataset=dataset.name if dataset and known else "",
+                split=dataset.split if dataset and known else "",
                 rows=table.rows,
             )
         )
@@ -138,12 +139,11 @@ def _default_title(database: Table) -> str:
 
 
 def _dataset(table: Table) -> DatasetManifest | None:
-    """The manifest of what was coded, None where it is no longer there or another one by now."""
+    """The manifest that is now where the coded dataset was, None without any."""
     try:
-        dataset = load_manifest(DatasetManifest, table.manifest.dataset_uri)
+        return load_manifest(DatasetManifest, table.manifest.dataset_uri)
     except CIBHashError:
         return None
-    return dataset if dataset.digest == table.manifest.dataset_digest else None
 
 
 def _names(plan: EvaluationPlan) -> dict[str, str]:

@@ -105,11 +105,14 @@ def _listed_pairs(uri: str) -> npt.NDArray[np.int64]:
             table = pq.read_table(pa.BufferReader(content))
         else:
             table = pyarrow.csv.read_csv(io.BytesIO(content))
-        columns = [table[name].cast(pa.int64()).to_numpy() for name in _COLUMNS]
+        columns = [table[name].cast(pa.int64()) for name in _COLUMNS]
+        if missing := sum(column.null_count for column in columns):
+            raise pa.ArrowInvalid(f"{missing} values are missing")
+        pairs = np.stack([column.to_numpy() for column in columns], axis=1)
     except (pa.ArrowException, KeyError) as error:
         expected = "expected Parquet or CSV with the columns query_id and database_id, integers"
         raise DataError(f"{uri}: not a list of pairs: {str(error).splitlines()[0]}; {expected}") from None
-    return np.unique(np.stack(columns, axis=1).astype(np.int64), axis=0)
+    return np.unique(pairs.astype(np.int64), axis=0)
 
 
 def _check_known(uri: str, plan: EvaluationPlan, pairs: npt.NDArray[np.int64]) -> None:

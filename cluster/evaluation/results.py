@@ -160,7 +160,7 @@ class TableRecord(Result):
     digest: str
     dataset_digest: str
     dataset: str
-    """Name of the dataset; empty where its manifest is no longer there."""
+    """Name of the dataset; empty where its manifest is no longer there, or another one by now."""
     split: str
     rows: int
 

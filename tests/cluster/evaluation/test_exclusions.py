@@ -106,6 +106,7 @@ def test_listed_pairs_do_not_count_and_unknown_ids_are_named(tmp_path: Path, ray
         ("b.csv", "query_id,database_id\n0,5\n1,210\n", r"b\.csv: 1 of 2 ids in database_id \(210\) not in"),
         ("c.csv", "query,database\n0,5\n", r"c\.csv: not a list of pairs: .*expected Parquet or CSV"),
         ("d.csv", "query_id,database_id\n0,five\n", r"d\.csv: not a list of pairs: .*expected Parquet or CSV"),
+        ("f.csv", "query_id,database_id\n0,5\n1,\n", r"f\.csv: not a list of pairs: 1 values are missing; expected"),
         ("e.csv", "", r"e\.csv: not a list of pairs: .*expected Parquet or CSV"),
     ):
         (tmp_path / name).write_text(content)
