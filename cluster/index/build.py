@@ -10,6 +10,7 @@ from cibhash.errors import ConfigError, DataError
 from cluster import storage
 from cluster.code_versions import open_codes
 from cluster.config import IndexConfig, RayConfig
+from cluster.drift.left_beside import findings_of
 from cluster.index.append import append_to_index
 from cluster.index.index_result import IndexResult, planned, published
 from cluster.index.kinds import KindSpec
@@ -39,11 +40,26 @@ def build_index(config: IndexConfig) -> IndexResult:
         AlreadyExists: another job published the same version first, or moved CURRENT while this one followed it.
     """
     if config.switch:
+        _say_drift(config.output, config.switch)
         opened = open_index(config.output, config.switch) if config.dry_run else switch(config.output, config.switch)
         return published(opened.uri, opened.manifest)
     if config.append:
         return append_to_index(config)
     return _compact(config) if config.compact else _build(config)
+
+
+def _say_drift(output: str, version: str) -> None:
+    """Logs what is known of the encoders of the current version and of another one, where they differ."""
+    before, after = (open_index(output, name).manifest.encoder_digest for name in ("", version))
+    found = findings_of(storage.absolute(output), before, after)
+    if found is not None:
+        log(f"switch: {found.verdict}", old=before[:16], new=after[:16])
+    elif before != after:
+        log(
+            "switch: to another encoder; `cibhash drift` would say what changes",
+            old=before[:16],
+            new=after[:16],
+        )
 
 
 def _build(config: IndexConfig) -> IndexResult:
