@@ -1,10 +1,13 @@
-/* Hamming kernels for AVX2: bits are counted by looking up half bytes. */
-#include "hamming_lanes.h"
+/* Hamming kernels for AVX2: where there are no planes, bits are counted by looking up half bytes. */
+#include "library.h"
 
 #if X86
 #include <immintrin.h>
 
 #define TARGET __attribute__((target("avx2,popcnt")))
+#define VECTOR_BYTES 32
+#include "hamming_planes.h"
+
 #define FOLD 8 /* vectors of which only the least distance is compared with the limit */
 
 TARGET INLINE __m256i counts_of_bytes(__m256i bits)
@@ -38,18 +41,18 @@ TARGET INLINE __m256i vector_of(const struct block *block, size_t number, const 
 }
 
 TARGET INLINE size_t within(
-    const struct block *block, const uint64_t *query, uint32_t limit, uint64_t *keys, size_t words)
+    const struct block *block, const struct query *query, uint32_t limit, uint64_t *keys, size_t words)
 {
     const size_t lanes = words == NARROW ? 8 : 4;
     __m256i vectors[MAX_WORDS], beyond;
     uint16_t groups[MAX_BLOCK / FOLD / 4];
     size_t num_groups = 0, found = 0;
     if (words == NARROW) {
-        vectors[0] = _mm256_set1_epi32((int32_t)query[0]);
+        vectors[0] = _mm256_set1_epi32((int32_t)query->words[0]);
         beyond = _mm256_set1_epi32((int32_t)limit + 1);
     } else {
         for (size_t word = 0; word < words; word++)
-            vectors[word] = _mm256_set1_epi64x((int64_t)query[word]);
+            vectors[word] = _mm256_set1_epi64x((int64_t)query->words[word]);
         beyond = _mm256_set1_epi64x((int64_t)limit + 1);
     }
     for (size_t at = 0; at < block->count; at += FOLD * lanes) {
@@ -61,7 +64,7 @@ TARGET INLINE size_t within(
     }
     for (size_t group = 0; group < num_groups; group++) {
         size_t begin = groups[group], end = smaller(begin + FOLD * lanes, block->count);
-        found = append_within(block, begin, end, query, limit, keys, found, words);
+        found = append_within(block, begin, end, query->words, limit, keys, found, words);
     }
     return found;
 }
@@ -72,14 +75,19 @@ TARGET INLINE size_t within(
         all_distances(block, query, distances, words); \
     } \
     TARGET static size_t within_##name( \
-        const struct block *block, const uint64_t *query, uint32_t limit, uint64_t *keys) \
+        const struct block *block, const struct query *query, uint32_t limit, uint64_t *keys) \
     { \
         return within(block, query, limit, keys, words); \
     } \
     TARGET static size_t many_within_##name( \
-        const struct block *block, const uint64_t *query, uint32_t limit, uint64_t *keys) \
+        const struct block *block, const struct query *query, uint32_t limit, uint64_t *keys) \
     { \
-        return append_within(block, 0, block->count, query, limit, keys, 0, words); \
+        return all_within(block, query, limit, keys, words); \
+    } \
+    TARGET static size_t in_planes_##name( \
+        const struct block *block, const struct query *query, uint32_t limit, uint64_t *keys) \
+    { \
+        return append_in_planes(block, query, limit, keys, words); \
     }
 
 EVERY_WIDTH(KERNELS)
@@ -95,9 +103,14 @@ TARGET static void shift_sharing(uint16_t *values, size_t count, const int64_t *
     add_sharing(values, count, masks, stride, mask, mask_stride, mask_words, shift);
 }
 
+TARGET static void slice(const struct block *block, size_t words, void *planes)
+{
+    slice_block(block, words, planes);
+}
+
 struct kernels hamming_avx2(size_t words)
 {
-    static const struct kernels choices[] = CHOICES(within, within, many_within);
+    static const struct kernels choices[] = CHOICES(within, within, many_within, 8);
     return choices[words];
 }
 #endif

@@ -1,10 +1,12 @@
 /* Hamming kernels for AVX-512 with VPOPCNTDQ. */
-#include "hamming_lanes.h"
+#include "library.h"
 
 #if X86
 #include <immintrin.h>
 
 #define TARGET __attribute__((target("avx512f,avx512bw,avx512vpopcntdq,avx2,popcnt")))
+#define VECTOR_BYTES 64
+#include "hamming_planes.h"
 
 TARGET INLINE __m512i differences(const void *lanes, __m512i query)
 {
@@ -32,6 +34,11 @@ TARGET INLINE void broadcast(const uint64_t *query, __m512i *vectors, size_t wor
     else
         for (size_t word = 0; word < words; word++)
             vectors[word] = _mm512_set1_epi64((int64_t)query[word]);
+}
+
+TARGET INLINE __m512i splat(uint32_t limit, size_t words)
+{
+    return words == NARROW ? _mm512_set1_epi32((int32_t)limit) : _mm512_set1_epi64(limit);
 }
 
 /* Writes the keys of 8 codes, those in the mask first. Returns how many are in it. */
@@ -62,6 +69,19 @@ TARGET INLINE size_t write_within(
     return write_keys(distances, mask, block->first + number, keys);
 }
 
+/* The same for several vectors, by the numbers of their first codes. */
+TARGET INLINE size_t write_hits(const struct block *given, const uint16_t *hits, size_t num_hits,
+    const __m512i *vectors, __m512i limit, uint64_t *keys, size_t words)
+{
+    const struct block copy = *given, *block = &copy; /* which no write can change */
+    size_t found = 0;
+    for (size_t hit = 0; hit < num_hits; hit++) {
+        __m512i distances = vector_of(block, hits[hit], vectors, words);
+        found += write_within(block, hits[hit], distances, limit, keys + found, words);
+    }
+    return found;
+}
+
 /* Whether any of a vector's distances is within the limit. Distances are small: lower halves of lanes tell all. */
 TARGET INLINE size_t any_within(__m512i distances, __m512i limit, size_t words)
 {
@@ -73,14 +93,14 @@ TARGET INLINE size_t any_within(__m512i distances, __m512i limit, size_t words)
 /* Finds the groups of `fold` vectors whose least distance is within the limit, then their vectors that have such, then
  * the codes: without branches, as what is found is of no pattern that a CPU could learn. */
 TARGET INLINE size_t within(
-    const struct block *given, const uint64_t *query, uint32_t limit, uint64_t *keys, size_t words, size_t fold)
+    const struct block *given, const struct query *query, uint32_t limit, uint64_t *keys, size_t words, size_t fold)
 {
     const struct block copy = *given, *block = &copy; /* which no write can change */
     const size_t lanes = words == NARROW ? 16 : 8;
-    __m512i vectors[MAX_WORDS], bound = words == NARROW ? _mm512_set1_epi32((int32_t)limit) : _mm512_set1_epi64(limit);
-    uint16_t groups[MAX_BLOCK / 8], hits[MAX_BLOCK / 8];
-    size_t num_groups = 0, num_hits = 0, found = 0;
-    broadcast(query, vectors, words);
+    __m512i vectors[MAX_WORDS], bound = splat(limit, words);
+    uint16_t groups[MAX_HITS], hits[MAX_HITS];
+    size_t num_groups = 0, num_hits = 0;
+    broadcast(query->words, vectors, words);
     for (size_t at = 0; at < block->count; at += fold * lanes) {
         __m512i least = vector_of(block, at, vectors, words);
 #pragma GCC unroll 16
@@ -96,11 +116,17 @@ TARGET INLINE size_t within(
             hits[num_hits] = (uint16_t)at;
             num_hits += any_within(vector_of(block, at, vectors, words), bound, words);
         }
-    for (size_t hit = 0; hit < num_hits; hit++) {
-        __m512i distances = vector_of(block, hits[hit], vectors, words);
-        found += write_within(block, hits[hit], distances, bound, keys + found, words);
-    }
-    return found;
+    return write_hits(block, hits, num_hits, vectors, bound, keys, words);
+}
+
+TARGET INLINE size_t write_in_planes(
+    const struct block *block, const struct query *query, uint32_t limit, uint64_t *keys, size_t words)
+{
+    uint16_t hits[MAX_HITS];
+    size_t num_hits = hits_in_planes(block, query, limit, hits, words);
+    __m512i vectors[MAX_WORDS];
+    broadcast(query->words, vectors, words);
+    return write_hits(block, hits, num_hits, vectors, splat(limit, words), keys, words);
 }
 
 TARGET INLINE void distances_of(const struct block *block, const uint64_t *query, uint16_t *distances, size_t words)
@@ -118,7 +144,7 @@ TARGET INLINE void distances_of(const struct block *block, const uint64_t *query
 }
 
 #define WITHIN(name, words, fold) \
-    TARGET static size_t name(const struct block *block, const uint64_t *query, uint32_t limit, uint64_t *keys) \
+    TARGET static size_t name(const struct block *block, const struct query *query, uint32_t limit, uint64_t *keys) \
     { \
         return within(block, query, limit, keys, words, fold); \
     }
@@ -130,7 +156,12 @@ TARGET INLINE void distances_of(const struct block *block, const uint64_t *query
     } \
     WITHIN(few_within_##name, words, 16) \
     WITHIN(some_within_##name, words, 4) \
-    WITHIN(many_within_##name, words, 1)
+    WITHIN(many_within_##name, words, 1) \
+    TARGET static size_t in_planes_##name( \
+        const struct block *block, const struct query *query, uint32_t limit, uint64_t *keys) \
+    { \
+        return write_in_planes(block, query, limit, keys, words); \
+    }
 
 EVERY_WIDTH(KERNELS)
 
@@ -172,9 +203,14 @@ TARGET static void shift_sharing(uint16_t *values, size_t count, const int64_t *
     add_sharing(values + i, count - i, masks + i, stride, mask, mask_stride, mask_words, by);
 }
 
+TARGET static void slice(const struct block *block, size_t words, void *planes)
+{
+    slice_block(block, words, planes);
+}
+
 struct kernels hamming_avx512(size_t words)
 {
-    static const struct kernels choices[] = CHOICES(few_within, some_within, many_within);
+    static const struct kernels choices[] = CHOICES(few_within, some_within, many_within, 32);
     return choices[words];
 }
 #endif

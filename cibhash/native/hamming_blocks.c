@@ -8,6 +8,7 @@
 #define LINE 64 /* bytes that the cache takes at once */
 #define FEW_SHARE 1024
 #define SOME_SHARE 64
+#define SLICED_CODES 16384 /* of fewer, finding the addends of a query takes longer than they save */
 #define FEW_QUERIES 4 /* for fewer it pays neither to fetch ahead nor to copy what only lies unevenly */
 
 static size_t lane_bytes(size_t words)
@@ -20,9 +21,10 @@ static size_t num_lanes(size_t words)
     return words == NARROW ? 1 : words;
 }
 
-static size_t padded(size_t count)
+static size_t padded(size_t count, size_t words)
 {
-    return (count + MAX_GROUP - 1) / MAX_GROUP * MAX_GROUP;
+    size_t group = words == NARROW ? MAX_NARROW_GROUP : MAX_GROUP;
+    return (count + group - 1) / group * group;
 }
 
 int32_t make_blocks(struct blocks *made, struct codes codes, size_t num_queries)
@@ -82,30 +84,36 @@ static void lay_out(const struct blocks *blocks, const uint8_t *bytes, size_t co
         memcpy(lanes, bytes, 4 * count);
     else
         separate_uneven(bytes, count, width, blocks->scratch, stride, lane);
+    size_t missing = padded(count, blocks->words) - count;
     for (size_t word = 0; word < num_lanes(blocks->words); word++)
-        memset((uint8_t *)blocks->scratch + lane * (word * stride + count), 0, lane * (padded(count) - count));
+        memset((uint8_t *)blocks->scratch + lane * (word * stride + count), 0, lane * missing);
 }
 
-struct block block_at(const struct blocks *blocks, size_t first)
+int next_block(const struct blocks *blocks, struct block *block)
 {
-    size_t length = smaller(first < FIRST_BLOCK ? FIRST_BLOCK : padded(first), blocks->capacity);
-    struct block block = {
+    size_t first = block->first + block->count;
+    if (first >= blocks->codes.count)
+        return 0;
+    size_t length = smaller(first < FIRST_BLOCK ? FIRST_BLOCK : first, blocks->capacity);
+    *block = (struct block){
         .lanes = blocks->scratch,
         .stride = blocks->capacity,
         .count = smaller(length, blocks->codes.count - first),
         .first = first,
+        .sparse_before = block->sparse,
     };
     const uint8_t *bytes = blocks->codes.bytes + first * blocks->codes.width;
-    if (blocks->direct && block.count % MAX_GROUP == 0)
-        block.lanes = bytes;
+    if (blocks->direct && padded(block->count, blocks->words) == block->count)
+        block->lanes = bytes;
     else
-        lay_out(blocks, bytes, block.count);
-    return block;
+        lay_out(blocks, bytes, block->count);
+    return 1;
 }
 
-void fetch_ahead(const struct blocks *blocks, size_t first, size_t part, size_t parts)
+void fetch_ahead(const struct blocks *blocks, const struct block *block, size_t part, size_t parts)
 {
     const struct codes *codes = &blocks->codes;
+    size_t first = block->first + block->count;
     if (first >= codes->count || parts < FEW_QUERIES)
         return;
     size_t bytes = smaller(blocks->capacity, codes->count - first) * codes->width;
@@ -123,6 +131,29 @@ void query_words(struct codes queries, size_t number, uint64_t words[MAX_WORDS])
         memcpy(&narrow, words, 4);
         words[0] = narrow;
     }
+}
+
+void make_query(struct codes queries, size_t number, struct query *made)
+{
+    query_words(queries, number, made->words);
+    made->addends.known = 0;
+}
+
+static void find_addends(struct addends *addends, const uint64_t *words, size_t width)
+{
+    size_t bits = 8 * width, zero_plane = width <= 4 ? 32 : (bits + 63) / 64 * 64, count = 0;
+    addends->ones = 0;
+    for (size_t word = 0; word < MAX_WORDS; word++)
+        addends->ones += (size_t)__builtin_popcountll(words[word]);
+    addends->of_zeros = 2 * addends->ones > bits;
+    for (size_t bit = 0; bit < bits; bit++) { /* without branches, as no CPU could foresee them */
+        addends->planes[count] = (uint16_t)(8 * bit);
+        count += (words[bit / 64] >> bit % 64 & 1) != addends->of_zeros;
+    }
+    while (count % PLANES_AT_ONCE)
+        addends->planes[count++] = (uint16_t)(8 * zero_plane);
+    addends->count = count;
+    addends->known = 1;
 }
 
 static struct kernels kernels_for(size_t words, int32_t level)
@@ -149,11 +180,14 @@ int32_t open_pair(struct pair *made, const uint8_t *queries, int64_t num_queries
     };
     int32_t trouble = make_blocks(
         &made->database, (struct codes){database, (size_t)num_codes, (size_t)width}, (size_t)num_queries);
-    if (trouble || !made->keys || !made->distances) {
+    made->kernels = kernels_for(made->database.words, level);
+    int sliced = made->queries.count >= made->kernels.sliced_from && made->database.codes.count >= SLICED_CODES;
+    if (sliced)
+        made->planes = aligned_alloc(LINE, PLANES_BYTES);
+    if (trouble || !made->keys || !made->distances || (sliced && !made->planes)) {
         close_pair(made);
         return NO_MEMORY;
     }
-    made->kernels = kernels_for(made->database.words, level);
     return 0;
 }
 
@@ -162,12 +196,29 @@ void close_pair(struct pair *pair)
     free_blocks(&pair->database);
     free(pair->keys);
     free(pair->distances);
+    free(pair->planes);
+}
+
+/* Whether to use planes, which are then there: where enough queries had a use for them in the block before. */
+static int by_planes(const struct pair *pair, struct block *block, struct query *query)
+{
+    block->sparse++;
+    if (!pair->planes || block->sparse_before < pair->kernels.sliced_from || 2 * block->count < block->stride)
+        return 0;
+    if (!query->addends.known)
+        find_addends(&query->addends, query->words, pair->queries.width);
+    if (!block->planes)
+        pair->kernels.slice(block, pair->database.words, pair->planes);
+    block->planes = pair->planes;
+    return 1;
 }
 
 size_t keys_within(
-    const struct pair *pair, const struct block *block, const uint64_t *query, uint32_t limit, size_t *before)
+    const struct pair *pair, struct block *block, struct query *query, uint32_t limit, size_t *before)
 {
     int amount = *before > block->count / SOME_SHARE ? MANY : *before > block->count / FEW_SHARE ? SOME : FEW;
+    if (amount != MANY && by_planes(pair, block, query))
+        amount = IN_PLANES;
     *before = pair->kernels.within[amount](block, query, limit, pair->keys);
     return *before;
 }

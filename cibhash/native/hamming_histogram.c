@@ -46,23 +46,22 @@ int32_t cibhash_hamming_histogram(
     uint16_t shift = (uint16_t)num_distances, parts[PARTS][MAX_VALUES];
     memset(total, 0, counted * num_distances * sizeof *total);
     memset(relevant, 0, counted * num_distances * sizeof *relevant);
-    for (size_t first = 0; first < codes;) {
-        struct block block = block_at(&pair.database, first);
+    struct block block = {0};
+    while (next_block(&pair.database, &block)) {
         for (size_t i = 0; i < counted; i++) {
             uint64_t query[MAX_WORDS];
             query_words(pair.queries, i, query);
             pair.kernels.distances(&block, query, pair.distances);
             if (mask_words)
-                pair.kernels.shift_sharing(pair.distances, block.count, labels + first, codes, query_labels + i,
+                pair.kernels.shift_sharing(pair.distances, block.count, labels + block.first, codes, query_labels + i,
                     counted, (size_t)mask_words, shift);
             else if (query_labels[i] != NO_LABEL)
-                pair.kernels.shift_equal(pair.distances, block.count, labels + first, query_labels[i], shift);
+                pair.kernels.shift_equal(pair.distances, block.count, labels + block.first, query_labels[i], shift);
             for (size_t part = 0; part < PARTS; part++)
                 memset(parts[part], 0, 2 * num_distances * sizeof **parts);
             tally(pair.distances, block.count, parts);
             add_parts(parts, num_distances, total + i * num_distances, relevant + i * num_distances);
         }
-        first += block.count;
     }
     close_pair(&pair);
     return 0;

@@ -10,16 +10,18 @@
 #define EVERY_WIDTH(each) \
     each(narrow, NARROW) each(1, 1) each(2, 2) each(3, 3) each(4, 4) each(5, 5) each(6, 6) each(7, 7) each(8, 8)
 
-/* The table of a level's kernels by width, given what its functions are called where few, some or many lie within. */
-#define CHOICE(name, few, some, many) \
+/* The table of a level's kernels by width, given what its functions are called where few, some or many lie within, and
+ * from how many queries on planes pay. */
+#define CHOICE(name, few, some, many, from) \
     { \
-        distances_##name, {few##_##name, some##_##name, many##_##name}, shift_equal, shift_sharing \
+        distances_##name, {few##_##name, some##_##name, many##_##name, in_planes_##name}, slice, from, \
+            shift_equal, shift_sharing \
     }
-#define CHOICES(few, some, many) \
+#define CHOICES(few, some, many, from) \
     { \
-        CHOICE(narrow, few, some, many), CHOICE(1, few, some, many), CHOICE(2, few, some, many), \
-            CHOICE(3, few, some, many), CHOICE(4, few, some, many), CHOICE(5, few, some, many), \
-            CHOICE(6, few, some, many), CHOICE(7, few, some, many), CHOICE(8, few, some, many) \
+        CHOICE(narrow, few, some, many, from), CHOICE(1, few, some, many, from), CHOICE(2, few, some, many, from), \
+            CHOICE(3, few, some, many, from), CHOICE(4, few, some, many, from), CHOICE(5, few, some, many, from), \
+            CHOICE(6, few, some, many, from), CHOICE(7, few, some, many, from), CHOICE(8, few, some, many, from) \
     }
 
 INLINE uint32_t distance_of(const struct block *block, size_t number, const uint64_t *query, size_t words)
@@ -43,6 +45,12 @@ INLINE size_t append_within(const struct block *block, size_t begin, size_t end,
         found += distance <= limit;
     }
     return found;
+}
+
+INLINE size_t all_within(
+    const struct block *block, const struct query *query, uint32_t limit, uint64_t *keys, size_t words)
+{
+    return append_within(block, 0, block->count, query->words, limit, keys, 0, words);
 }
 
 INLINE void all_distances(const struct block *block, const uint64_t *query, uint16_t *distances, size_t words)

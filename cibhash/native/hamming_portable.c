@@ -1,14 +1,22 @@
 /* Hamming kernels for any CPU. */
-#include "hamming_lanes.h"
+#define TARGET
+#define VECTOR_BYTES 16
+#include "hamming_planes.h"
 
 #define KERNELS(name, words) \
     static void distances_##name(const struct block *block, const uint64_t *query, uint16_t *distances) \
     { \
         all_distances(block, query, distances, words); \
     } \
-    static size_t within_##name(const struct block *block, const uint64_t *query, uint32_t limit, uint64_t *keys) \
+    static size_t within_##name( \
+        const struct block *block, const struct query *query, uint32_t limit, uint64_t *keys) \
     { \
-        return append_within(block, 0, block->count, query, limit, keys, 0, words); \
+        return all_within(block, query, limit, keys, words); \
+    } \
+    static size_t in_planes_##name( \
+        const struct block *block, const struct query *query, uint32_t limit, uint64_t *keys) \
+    { \
+        return append_in_planes(block, query, limit, keys, words); \
     }
 
 EVERY_WIDTH(KERNELS)
@@ -24,8 +32,13 @@ static void shift_sharing(uint16_t *values, size_t count, const int64_t *masks, 
     add_sharing(values, count, masks, stride, mask, mask_stride, mask_words, shift);
 }
 
+static void slice(const struct block *block, size_t words, void *planes)
+{
+    slice_block(block, words, planes);
+}
+
 struct kernels hamming_portable(size_t words)
 {
-    static const struct kernels choices[] = CHOICES(within, within, within);
+    static const struct kernels choices[] = CHOICES(within, within, within, 2);
     return choices[words];
 }

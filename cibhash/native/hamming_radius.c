@@ -5,7 +5,7 @@
 #include "hamming.h"
 
 struct search {
-    uint64_t query[MAX_WORDS];
+    struct query query;
     size_t found, before;
 };
 
@@ -20,7 +20,7 @@ static void start(const struct pair *pair, struct search *searches, size_t first
 {
     for (size_t i = 0; i < num; i++) {
         searches[i].found = searches[i].before = 0;
-        query_words(pair->queries, first + i, searches[i].query);
+        make_query(pair->queries, first + i, &searches[i].query);
     }
 }
 
@@ -28,12 +28,12 @@ static void start(const struct pair *pair, struct search *searches, size_t first
 static int32_t scan(const struct pair *pair, struct search *searches, size_t num, uint32_t radius,
     const int64_t *limits, int64_t *places)
 {
-    for (size_t first = 0; first < pair->database.codes.count;) {
-        struct block block = block_at(&pair->database, first);
+    struct block block = {0};
+    while (next_block(&pair->database, &block)) {
         for (size_t i = 0; i < num; i++) {
             size_t before = searches[i].found;
-            fetch_ahead(&pair->database, first + block.count, i, num);
-            size_t count = keys_within(pair, &block, searches[i].query, radius, &searches[i].before);
+            fetch_ahead(&pair->database, &block, i, num);
+            size_t count = keys_within(pair, &block, &searches[i].query, radius, &searches[i].before);
             searches[i].found += count;
             if (!places)
                 continue;
@@ -41,7 +41,6 @@ static int32_t scan(const struct pair *pair, struct search *searches, size_t num
                 return OUT_OF_RANGE;
             memcpy(places + limits[i] + before, pair->keys, count * sizeof *places);
         }
-        first += block.count;
     }
     return 0;
 }

@@ -5,7 +5,7 @@
 #include "hamming.h"
 
 struct ranking {
-    uint64_t query[MAX_WORDS];
+    struct query query;
     uint64_t places[MAX_BITS + 1]; /* by distance: how many codes, then where the next one goes */
     uint32_t limit;                /* distance of the k-th */
     size_t before;
@@ -13,14 +13,13 @@ struct ranking {
 
 static void count_all(const struct pair *pair, struct ranking *rankings, size_t num)
 {
-    for (size_t first = 0; first < pair->database.codes.count;) {
-        struct block block = block_at(&pair->database, first);
+    struct block block = {0};
+    while (next_block(&pair->database, &block)) {
         for (size_t i = 0; i < num; i++) {
-            pair->kernels.distances(&block, rankings[i].query, pair->distances);
+            pair->kernels.distances(&block, rankings[i].query.words, pair->distances);
             for (size_t code = 0; code < block.count; code++)
                 rankings[i].places[pair->distances[code]]++;
         }
-        first += block.count;
     }
 }
 
@@ -36,18 +35,17 @@ static void write_distances(struct ranking *ranking, size_t k, int32_t *distance
 
 static void write_positions(const struct pair *pair, struct ranking *rankings, size_t num, size_t k, int64_t *positions)
 {
-    for (size_t first = 0; first < pair->database.codes.count;) {
-        struct block block = block_at(&pair->database, first);
+    struct block block = {0};
+    while (next_block(&pair->database, &block)) {
         for (size_t i = 0; i < num; i++) {
             struct ranking *ranking = rankings + i;
-            size_t count = keys_within(pair, &block, ranking->query, ranking->limit, &ranking->before);
+            size_t count = keys_within(pair, &block, &ranking->query, ranking->limit, &ranking->before);
             for (size_t key = 0; key < count; key++) {
                 uint64_t place = ranking->places[pair->keys[key] >> DISTANCE_SHIFT]++;
                 if (place < k)
                     positions[i * k + place] = (int64_t)(pair->keys[key] & POSITION_MASK);
             }
         }
-        first += block.count;
     }
 }
 
@@ -61,7 +59,7 @@ int32_t rank_all(const struct pair *pair, size_t k, int64_t *positions, int32_t 
         size_t num = smaller(together, num_queries - first);
         memset(rankings, 0, num * sizeof *rankings);
         for (size_t i = 0; i < num; i++)
-            query_words(pair->queries, first + i, rankings[i].query);
+            make_query(pair->queries, first + i, &rankings[i].query);
         count_all(pair, rankings, num);
         for (size_t i = 0; i < num; i++) {
             write_distances(rankings + i, k, distances + (first + i) * k);

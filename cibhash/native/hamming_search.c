@@ -21,11 +21,11 @@
 #define MAX_KEPT (BUDGET / 64) /* and of more than this, so that the budget has room for one query at least */
 
 struct selection {
-    uint64_t query[MAX_WORDS];
     size_t number;               /* of the query */
     size_t bound, found, before; /* `found`: at most at the bound; `before`: in the last block */
     size_t num_kept;
     uint64_t *counts, *kept; /* counts of what entered, by distance up to the first bound */
+    struct query query;
 };
 
 static void start(const struct pair *pair, struct selection *selection, size_t bound)
@@ -77,19 +77,18 @@ static void enter(struct selection *selection, const uint64_t *keys, size_t coun
 static void scan(
     const struct pair *pair, const struct blocks *blocks, struct selection *selections, size_t num, size_t k)
 {
-    for (size_t first = 0; first < blocks->codes.count;) {
-        struct block block = block_at(blocks, first);
+    struct block block = {0};
+    while (next_block(blocks, &block)) {
         for (size_t i = 0; i < num; i++) {
             struct selection *selection = selections + i;
-            fetch_ahead(blocks, first + block.count, i, num);
+            fetch_ahead(blocks, &block, i, num);
             if (selection->bound == 0)
                 continue;
             uint32_t limit = (uint32_t)selection->bound - 1;
-            size_t count = keys_within(pair, &block, selection->query, limit, &selection->before);
+            size_t count = keys_within(pair, &block, &selection->query, limit, &selection->before);
             if (count)
                 enter(selection, pair->keys, count, k);
         }
-        first += block.count;
     }
 }
 
@@ -183,7 +182,7 @@ static void search_together(const struct pair *pair, const struct blocks *sample
 {
     for (size_t i = 0; i < num; i++) {
         selections[i].number = first + i;
-        query_words(pair->queries, first + i, selections[i].query);
+        make_query(pair->queries, first + i, &selections[i].query);
     }
     start_all(pair, sample, selections, num, k);
     scan(pair, &pair->database, selections, num, k);

@@ -184,6 +184,68 @@ def test_arrays_need_not_be_contiguous() -> None:
     _check((queries, database, *map(native.comparable, labels)), native.histogram, expected)
 
 
+def _sliced(seed: int, width: int, count: int, ones: float = 0.5, apart: float = 0.5) -> tuple[Codes, Codes]:
+    """Enough queries and codes to be compared plane by plane at every level.
+
+    Args:
+        ones: Share of bits that queries have; they are much alike, but for one with all and one with none.
+        apart: Share of bits in which codes differ from queries, about.
+    """
+    draws = np.random.default_rng(seed)
+
+    def make(rows: int, share: float) -> Codes:
+        return np.packbits(draws.random((rows, 8 * width)) < share, axis=1)
+
+    center = make(1, ones)
+    queries = center ^ make(38, 0.02)
+    queries[:2] = [[0] * width, [255] * width]
+    return queries, center ^ make(count, apart)
+
+
+@pytest.mark.parametrize("bits", range(8, 520, 8))
+@pytest.mark.parametrize("half", [False, True])
+def test_planes_at_every_width(bits: int, half: bool) -> None:
+    """Some are equal to queries, or the nearest are at about half of the bits: what is counted is largest."""
+    queries, database = _sliced(bits, bits // 8, 17_000, apart=min(0.5 + 1.6 * half / bits**0.5, 1.0))
+    if not half:
+        database[::3000] = queries[2:8]
+    _check_search(queries, database, 7)
+
+
+@hypothesis_settings(derandomize=True, deadline=None, max_examples=40)
+@given(
+    seed=st.integers(0, 2**32),
+    width=st.integers(1, 64),
+    count=st.integers(16_384, 24_000),
+    ones=st.sampled_from([0.02, 0.4, 0.5, 0.6, 0.98]),
+    apart=st.sampled_from([0.0, 0.02, 0.3, 0.7, 0.98, 1.0]),
+    number=st.integers(0, 37),
+    rank=st.integers(0, 60),
+)
+@example(seed=0, width=64, count=24_000, ones=0.5, apart=1.0, number=0, rank=0)
+def test_planes_within_any_radius(
+    seed: int, width: int, count: int, ones: float, apart: float, number: int, rank: int
+) -> None:
+    """Few codes are within it of one query at least, be it small or nearly all bits."""
+    queries, database = _sliced(seed, width, count, ones, apart)
+    radius = int(np.sort(hamming_numpy.distances(queries[number : number + 1], database)[0])[rank])
+    for each in {max(radius - 1, 0), radius, 0}:
+        arguments = (queries, database, each)
+        _check(arguments, native.range_search, hamming_numpy.range_search(*arguments))
+
+
+@pytest.mark.parametrize("few", [0, 20, 40])
+def test_planes_that_only_some_queries_want(few: int) -> None:
+    """Of 40 queries all others find most of the codes, in one half of the database and not in the other."""
+    database = np.random.default_rng(few).integers(0, 256, (40_000, 8), np.uint8)
+    database[:20_000] &= 0x11
+    queries = np.zeros((40, 8), np.uint8)
+    queries[:few] = 255
+    for radius in (16, 25):
+        arguments = (queries, database, radius)
+        _check(arguments, native.range_search, hamming_numpy.range_search(*arguments))
+
+
 def test_more_queries_than_the_budget_holds_at_once() -> None:
     """Each may keep 4 (k + 256) keys of 8 bytes: together more than 64 MB."""
     case = _case(1, 8, 700, 45_000, 500, 12)
