@@ -29,7 +29,14 @@ class AsyncSearchClient:
     """Asks one service; `async with` ends its threads. What a method raises, its twin of `SearchClient` says."""
 
     def __init__(
-        self, url: str, token: str = "", timeout_s: float = 30.0, retries: int = 3, at_a_time: int = 16
+        self,
+        url: str,
+        token: str = "",
+        timeout_s: float = 30.0,
+        retries: int = 3,
+        at_a_time: int = 16,
+        *,
+        encoder_digest: str = "",
     ) -> None:
         """Stores where to ask; nothing is sent yet.
 
@@ -39,11 +46,12 @@ class AsyncSearchClient:
             timeout_s: Of each attempt, for connecting and between two reads.
             retries: Further attempts after the first.
             at_a_time: Requests under way at once; further ones wait.
+            encoder_digest: Of the encoder that makes the codes to search for, as for `SearchClient`.
 
         Raises:
             ConfigError: not such a URL.
         """
-        self._client = SearchClient(url, token, timeout_s, retries)
+        self._client = SearchClient(url, token, timeout_s, retries, encoder_digest=encoder_digest)
         self._threads = ThreadPoolExecutor(at_a_time, thread_name_prefix="search")
 
     async def __aenter__(self) -> Self:

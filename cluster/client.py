@@ -43,7 +43,9 @@ _CUT_SHORT = (http.client.HTTPException, ConnectionError, TimeoutError)
 class SearchClient:
     """Asks one service; safe to use from several threads."""
 
-    def __init__(self, url: str, token: str = "", timeout_s: float = 30.0, retries: int = 3) -> None:
+    def __init__(
+        self, url: str, token: str = "", timeout_s: float = 30.0, retries: int = 3, *, encoder_digest: str = ""
+    ) -> None:
         """Stores where to ask; nothing is sent yet.
 
         Args:
@@ -51,6 +53,8 @@ class SearchClient:
             token: Bearer token, if the service wants one.
             timeout_s: Of each attempt, for connecting and between two reads.
             retries: Further attempts after the first.
+            encoder_digest: Of the encoder that makes the codes to search for, or how it begins: once the service goes
+                over to another one, its answers would mean nothing and are refused instead.
 
         Raises:
             ConfigError: not such a URL.
@@ -62,6 +66,7 @@ class SearchClient:
             raise ConfigError(f"{parts.hostname}: give the token apart, not inside the address")
         self.url = url.rstrip("/")
         self._token, self._timeout_s, self._retries = token, timeout_s, retries
+        self._of_codes = {"encoder_digest": encoder_digest} if encoder_digest else {}
         self._opener = urllib.request.OpenerDirector()
         handlers = (urllib.request.HTTPHandler, urllib.request.HTTPSHandler, urllib.request.HTTPErrorProcessor)
         for handler in (*handlers, urllib.request.HTTPDefaultErrorHandler):
@@ -100,7 +105,8 @@ class SearchClient:
         Raises:
             RequestRejected, ServiceUnavailable: as `search_codes`.
         """
-        path = f"/search?{urlencode({'k': k} if k is not None else {'radius': radius})}"
+        wanted = {"k": k} if k is not None else {"radius": radius}
+        path = f"/search?{urlencode({**wanted, **self._of_codes})}"
         body = code_stream(packed_array(codes))
         raw = self._request(path, body, {"Content-Type": ARROW_TYPE, "Accept": ARROW_TYPE})
         try:
@@ -168,7 +174,7 @@ class SearchClient:
         Raises:
             RequestRejected, ServiceUnavailable: as `search_codes`.
         """
-        return self._search({"codes": list(codes), **_wanted(k, radius, allow_partial)})
+        return self._search({"codes": list(codes), **_wanted(k, radius, allow_partial), **self._of_codes})
 
     def stats(self) -> StatsAnswer:
         """What the service serves.

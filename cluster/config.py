@@ -252,7 +252,8 @@ class ServeConfig(ShardSearchConfig):
     index: str
     """The index directory."""
     encoder: str = ""
-    """The encoder directory, for image queries; default: the one the index was built with."""
+    """The encoder directory, for image queries; default: the one the index was built with. A version by another encoder
+    is served with that one."""
     host: str = "127.0.0.1"
     """Address to bind. Beyond loopback a token file is required."""
     port: Annotated[int, Field(ge=1, le=65535)] = 8000

@@ -59,7 +59,7 @@ class Corpus:
         return [[(i, d) for i, d in zip(ids, distances, strict=True) if d <= radius] for ids, distances in rows]
 
 
-def make_corpus(folder: Path, num_images: int = 90, seed: int = 0) -> Corpus:
+def make_corpus(folder: Path, num_images: int = 90, seed: int = 0, encoder_seed: int | None = None) -> Corpus:
     """Two tar shards of small color images, and an untrained encoder with which they are encoded."""
     sources = [
         SourceImage(
@@ -81,7 +81,7 @@ def make_corpus(folder: Path, num_images: int = 90, seed: int = 0) -> Corpus:
             samples += read_samples(stream, shard)
         shards += [str(path)] * len(part)
     spec = EncoderSpec(BackboneSpec(name=CONVNET_SMALL, weights="none", image_size=32), prefixes=(BITS,), hidden=64)
-    encoder = new_encoder(spec, seed=seed)
+    encoder = new_encoder(spec, seed=seed if encoder_seed is None else encoder_seed)
     save_encoder(encoder, folder / "encoder")
     views = np.stack([eval_view(decode_image(sample.image), 32) for sample in samples])
     features = encode(encoder, torch.from_numpy(views)).features

@@ -32,7 +32,7 @@ from cluster.service.current_router import CurrentRouter
 from cluster.service.draining import Draining, drain
 from cluster.service.http_api import build_api
 from cluster.service.http_guard import RETRY_AFTER_S, UPLOAD_DEADLINE_S, token_digests
-from cluster.service.query_encoder import QueryEncoder
+from cluster.service.query_encoder import EncoderRef, QueryEncoder
 from cluster.service.router import ENCODE_DEADLINE_S, Router, shard_name
 from cluster.service.shard_replica import ShardReplica
 from cluster.telemetry import log
@@ -65,13 +65,14 @@ class Ingress:
         index_uri: str,
         manifest: IndexManifest,
         digests: tuple[str, ...],
+        encoder_uri: str,
         encoder: DeploymentHandle[Any],
         *slots: DeploymentHandle[Any],
     ) -> None:
         self._config, self._digests = config, digests
         self._admission = Admission(config.max_in_flight, config.max_wait_s)
         hedge_s = config.hedge_s if config.replicas > 1 else None
-        router = Router(index_uri, manifest, slots, encoder, config.shard_deadline_s, hedge_s)
+        router = Router(index_uri, manifest, slots, encoder, config.shard_deadline_s, hedge_s, encoder_uri)
         self._current = CurrentRouter(index_uri, router, config.watch_s)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
@@ -96,8 +97,8 @@ def build_app(config: ServeConfig) -> ray_serve.Application:
     index = open_index(storage.absolute(config.index))
     manifest = index.manifest
     check_gpu(config, manifest)
-    encoder_uri = storage.absolute(config.encoder or manifest.encoder_uri)
-    same_encoder((config.index, manifest.encoder_digest), (encoder_uri, encoder_info(encoder_uri).digest))
+    wanted = _encoder_ref(config, manifest)
+    same_encoder((config.index, manifest.encoder_digest), (wanted.uri, encoder_info(wanted.uri).digest))
     digests = token_digests(config.token_file) if config.token_file else ()
 
     shard = ray_serve.deployment(
@@ -129,7 +130,7 @@ def build_app(config: ServeConfig) -> ray_serve.Application:
         **_REPLICA,
     )(ray_serve.ingress()(Ingress))
     app: ray_serve.Application = ingress.bind(
-        config, index.uri, manifest, digests, encoder.bind(encoder_uri, manifest.encoder_digest), *slots
+        config, index.uri, manifest, digests, wanted.uri, encoder.bind(wanted), *slots
     )
     return app
 
@@ -169,7 +170,7 @@ def running_service(config: ServeConfig) -> Iterator[str]:
                 http_options={"host": config.host, "port": config.port, "request_timeout_s": REQUEST_TIMEOUT_S},
             )
             ray_serve.run(app, name=APP_NAME, route_prefix="/")
-            _check_loaded(manifest.version)
+            _check_loaded(manifest.version, _encoder_ref(config, manifest))
             yield f"http://{host}:{config.port}"
             drain(APP_NAME, INGRESS_NAME, _longest_s(config))
         finally:
@@ -225,6 +226,10 @@ def _longest_s(config: ServeConfig) -> float:
     return UPLOAD_DEADLINE_S + config.max_wait_s + ENCODE_DEADLINE_S + 2 * config.shard_deadline_s
 
 
+def _encoder_ref(config: ServeConfig, manifest: IndexManifest) -> EncoderRef:
+    return EncoderRef(storage.absolute(config.encoder or manifest.encoder_uri), manifest.encoder_digest)
+
+
 def _is_loopback(host: str) -> bool:
     try:
         return ipaddress.ip_address(host).is_loopback
@@ -232,12 +237,12 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def _check_loaded(version: str) -> None:
+def _check_loaded(version: str, encoder: EncoderRef) -> None:
     """Raises what kept a shard or the encoder from loading."""
     names = [name for name in ray_serve.status().applications[APP_NAME].deployments if name != INGRESS_NAME]
     handles = {name: ray_serve.get_deployment_handle(name, app_name=APP_NAME) for name in names}
     responses = [
-        handle.state.remote() if name == ENCODER_NAME else handle.state.remote(version)
+        handle.state.remote(encoder) if name == ENCODER_NAME else handle.state.remote(version)
         for name, handle in handles.items()
     ]
     for response in responses:

@@ -83,18 +83,21 @@ def build_api(current: CurrentRouter, config: ServeConfig, digests: tuple[str, .
         redirect_slashes=False,
         lifespan=following,
     )
-    limits = Limits(current.router.manifest.bits, config.max_k, config.max_queries)
     api.add_middleware(Guard, digests=digests, max_body_bytes=config.max_body_bytes, admission=admission)
     add_error_answers(api)
-    _add_search(api, current, limits)
+    _add_search(api, current, config)
     _add_rows(api, current)
     _add_state(api, current, config)
     _add_page(api)
     return api
 
 
-def _add_search(api: FastAPI, current: CurrentRouter, limits: Limits) -> None:
+def _add_search(api: FastAPI, current: CurrentRouter, config: ServeConfig) -> None:
     metrics = QueryMetrics()
+
+    def limits_of(router: Router) -> Limits:
+        manifest = router.manifest
+        return Limits(manifest.bits, config.max_k, config.max_queries, manifest.encoder_digest)
 
     async def answer(request: Request, router: Router, query: Query, started: float) -> Response:
         from_arrow = _media_type(request.headers.get("content-type", "")) == ARROW_TYPE
@@ -114,7 +117,8 @@ def _add_search(api: FastAPI, current: CurrentRouter, limits: Limits) -> None:
         started = time.perf_counter()
         with metrics.measured():
             body = await request.body()
-            is_short = len(body) <= threads.SHORT_BODY
+            router, is_short = current.router, len(body) <= threads.SHORT_BODY
+            limits = limits_of(router)
             if _media_type(request.headers.get("content-type", "")) == ARROW_TYPE:
                 query = await threads.run(is_short, parse_arrow, body, _wanted(request), limits)
             elif request.query_params:
@@ -123,7 +127,7 @@ def _add_search(api: FastAPI, current: CurrentRouter, limits: Limits) -> None:
                 )
             else:
                 query = await threads.run(is_short, parse_json, body, limits)
-            return await answer(request, current.router, query, started)
+            return await answer(request, router, query, started)
 
     @api.post("/search/image")
     async def search_image(request: Request) -> Response:
@@ -132,8 +136,8 @@ def _add_search(api: FastAPI, current: CurrentRouter, limits: Limits) -> None:
             wanted = _wanted(request)
             if wanted.k is None and wanted.radius is None:
                 wanted = wanted.model_copy(update={"k": DEFAULT_K})
-            check_wanted(wanted, limits)
             router = current.router
+            check_wanted(wanted, limits := limits_of(router))
             code, logits = await router.encode(await request.body())
             weights = query_weights(logits, limits.bits) if wanted.rerank is not None else None
             return await answer(request, router, Query(wanted, codes=code, weights=weights), started)
@@ -216,6 +220,7 @@ def _add_state(api: FastAPI, current: CurrentRouter, config: ServeConfig) -> Non
             max_body_bytes=config.max_body_bytes,
             shards=shards,
             pending=current.pending,
+            change=current.change,
         )
         return _json(answer)
 

@@ -196,6 +196,8 @@ async function showRandom() {
 async function start() {
   try {
     stats = await askJson("/stats");
+    $("change").hidden = !stats.change;
+    $("change").textContent = stats.change;
     const digest = stats.encoder_digest.slice(0, 12);
     const facts = [count(stats.count, "image"), `${stats.bits} bits`, count(stats.shards_total, "shard")];
     $("facts").textContent = [...facts, `index ${stats.index_version}`, `encoder ${digest}`].join(" · ");

@@ -22,6 +22,7 @@ from cluster.service.schema import (
 )
 
 _SHOWN = 60
+_LEAST_DIGEST = 8
 
 
 def parse_json(body: bytes, limits: Limits) -> Query:
@@ -80,12 +81,14 @@ def parse_wanted(parameters: dict[str, str]) -> Wanted:
     Raises:
         RequestRefused: 422, an unknown parameter or a value that is not an integer or boolean.
     """
-    values: dict[str, int | bool] = {}
+    values: dict[str, int | bool | str] = {}
     for name, text in parameters.items():
         if name in ("k", "radius", "rerank"):
             values[name] = parse_int(name, text)
         elif name in ("allow_partial", "with_codes") and text.lower() in ("true", "false", "1", "0"):
             values[name] = text.lower() in ("true", "1")
+        elif name == "encoder_digest":
+            values[name] = text
         elif name in ("allow_partial", "with_codes"):
             raise RequestRefused(422, f"{name}: {text[:_SHOWN]!r}, expected true or false")
         else:
@@ -112,10 +115,10 @@ def parse_int(name: str, text: str, low: int | None = None, high: int | None = N
 
 
 def check_wanted(wanted: Wanted, limits: Limits) -> None:
-    """Refuses a `k`, `radius` or `rerank` that is missing, doubled or out of range.
+    """Refuses a `k`, `radius` or `rerank` that is missing, doubled or out of range, and codes of another encoder.
 
     Raises:
-        RequestRefused: 422, with the value and the limits.
+        RequestRefused: 422, with the value and the limits; 409, with both digests.
     """
     if (wanted.k is None) == (wanted.radius is None):
         found = "none" if wanted.k is None else "both"
@@ -126,6 +129,10 @@ def check_wanted(wanted: Wanted, limits: Limits) -> None:
         raise RequestRefused(422, f"rerank: {wanted.rerank}, expected k, and an integer from it to {limits.max_k}")
     if wanted.radius is not None and not 0 <= wanted.radius <= limits.bits:
         raise RequestRefused(422, f"radius: {wanted.radius}, expected an integer from 0 to {limits.bits}")
+    digest = wanted.encoder_digest
+    if digest is not None and not (len(digest) >= _LEAST_DIGEST and limits.encoder_digest.startswith(digest)):
+        found = f"{digest[:_SHOWN]!r}" if len(digest) < _LEAST_DIGEST else f"{digest[:16]}..."
+        raise RequestRefused(409, f"encoder_digest: {found}, this index is of encoder {limits.encoder_digest[:16]}...")
 
 
 def parse_codes(texts: list[str], bits: int) -> Codes:

@@ -20,7 +20,7 @@ from cluster.index.shard_index import Row
 from cluster.manifests import IndexManifest
 from cluster.service import threads
 from cluster.service.found import Found, merged, reranked
-from cluster.service.query_encoder import EncodedImage
+from cluster.service.query_encoder import EncodedImage, EncoderRef
 from cluster.service.replica_call import Unavailable, call
 from cluster.service.schema import MAX_JSON_NEIGHBORS, MAX_NEIGHBORS, Coverage, Item, Query, RequestRefused, Wanted
 from cluster.service.shard_replica import Resolved, RowsWanted, ShardAnswer
@@ -65,6 +65,7 @@ class Router:
         encoder: DeploymentHandle[Any],
         deadline_s: float,
         hedge_s: float | None = None,
+        encoder_uri: str = "",
     ) -> None:
         """Sends nothing yet.
 
@@ -75,19 +76,22 @@ class Router:
             encoder: Of the queries that are images.
             deadline_s: What a slot has to answer; a request may ask for less.
             hedge_s: After so long another replica is asked too; None: there is no other.
+            encoder_uri: Where the encoder lies; default: where it lay when the index was built.
         """
         self.manifest = manifest
         self._placement = Placement(index_uri, len(slots))
         self._slots, self._encoder = slots, encoder
+        self._encoder_ref = EncoderRef(encoder_uri or manifest.encoder_uri, manifest.encoder_digest)
         self._deadline_s, self._hedge_s = deadline_s, hedge_s
         self._dealt = deal([shard.count for shard in manifest.shards], len(slots))
         self.counts = tuple(sum(manifest.shards[number].count for number in numbers) for numbers in self._dealt)
         """Codes per slot."""
 
     def of_version(self, manifest: IndexManifest) -> "Router":
-        """A router that asks the same slots about another version."""
-        uri = self._placement.index_uri
-        return Router(uri, manifest, self._slots, self._encoder, self._deadline_s, self._hedge_s)
+        """A router that asks the same slots about another version, and the encoder that made it."""
+        uri, known = self._placement.index_uri, self._encoder_ref
+        encoder_uri = known.uri if manifest.encoder_digest == known.digest else manifest.encoder_uri
+        return Router(uri, manifest, self._slots, self._encoder, self._deadline_s, self._hedge_s, encoder_uri)
 
     async def search(self, query: Query, *, with_items: bool) -> Found:
         """Neighbors of a checked query; with weights those of the candidates that are asymmetrically nearest.
@@ -125,14 +129,21 @@ class Router:
         """
         until = asyncio.get_running_loop().time() + ENCODE_DEADLINE_S
         try:
-            encoded: EncodedImage = await call(
-                self._encoder, until, None, "encode_image", image, self.manifest.encoder_digest
-            )
+            encoded: EncodedImage = await call(self._encoder, until, None, "encode_image", image, self._encoder_ref)
         except BadImage as error:
             raise RequestRefused(422, f"image: {error}") from None
         except Unavailable as error:
             raise RequestRefused(503, f"encoder: {error}") from None
         return encoded
+
+    async def encoder_loaded(self) -> None:
+        """Returns once the version's encoder is loaded.
+
+        Raises:
+            Unavailable: why it is not.
+        """
+        until = asyncio.get_running_loop().time() + ENCODE_DEADLINE_S
+        await call(self._encoder, until, None, "state", self._encoder_ref)
 
     async def row(self, row_id: int) -> Row:
         """The row with this id.

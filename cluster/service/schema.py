@@ -42,6 +42,8 @@ class Limits:
     bits: int
     max_k: int
     max_queries: int
+    encoder_digest: str = ""
+    """Of the index."""
 
 
 class Wanted(BaseModel):
@@ -56,6 +58,8 @@ class Wanted(BaseModel):
     """Answer from the shards that answer, flagged, instead of 503."""
     with_codes: StrictBool = False
     """Also the codes of queries and neighbors, in JSON answers."""
+    encoder_digest: StrictStr | None = None
+    """Of the encoder that made the codes of the request, or how it begins: a service of another one refuses them."""
     rerank: StrictInt | None = None
     """Of an image: take this many nearest, order them by asymmetric distance, and answer with the first k."""
 
@@ -158,3 +162,5 @@ class StatsAnswer(Coverage):
     """Whether the index was built without rows: it has no keys, labels and originals."""
     pending: str = ""
     """Why the version that `CURRENT` names is not the one that is served; empty: it is."""
+    change: str = ""
+    """What the last switch of versions brought, if it was to another encoder."""
