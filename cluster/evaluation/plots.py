@@ -73,7 +73,7 @@ def map_bars(evaluation: Evaluation) -> str:
         axes.set_ylim(0, None)
         axes.legend(handles=shown, loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=2, columnspacing=1.4)
 
-    return _svg("bars", f"Bar chart: mAP@{evaluation.k} of each method at each code length", draw)
+    return drawn_svg("bars", f"Bar chart: mAP@{evaluation.k} of each method at each code length", draw)
 
 
 def curves_by_rank(evaluation: Evaluation) -> str:
@@ -123,7 +123,7 @@ def _curves(
         axes.set_ylim(0, 1)
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=3, columnspacing=1.2)
 
-    return _svg(prefix, description, draw)
+    return drawn_svg(prefix, description, draw)
 
 
 def _colors(evaluation: Evaluation) -> dict[str, str]:
@@ -139,7 +139,8 @@ def _label(evaluation: Evaluation, method: str) -> str:
     return f" {name}" if name.startswith("_") else name
 
 
-def _svg(prefix: str, description: str, draw: Callable[[Any], None]) -> str:
+def drawn_svg(prefix: str, description: str, draw: Callable[[Any], None]) -> str:
+    """A chart as an element of an HTML page: `draw` is given the axes, ids begin with `prefix`."""
     import matplotlib
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
