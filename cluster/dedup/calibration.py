@@ -93,8 +93,8 @@ def choose_radius(plan: DedupPlan, calibration: Calibration) -> int:
         share = calibration.nearest[0] / calibration.sampled
         raise DataError(
             f"radius auto: {share:.1%} of {calibration.sampled:,} sampled images have the same code of {plan.bits} "
-            f"bits as another one, --max-confused allows {calibration.max_confused:.1%}: name a radius, with --confirm, "
-            "or take longer codes"
+            f"bits as another one, --max-confused allows {calibration.max_confused:.1%}: name a radius, with "
+            "--confirm, or take longer codes"
         )
     return calibration.suggested
 

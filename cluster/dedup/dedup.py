@@ -1,8 +1,8 @@
 """The dedup job: near-duplicates in code tables, their groups, and what splits share.
 
 Knows nothing of how tables are made. Equal codes are brought together first, so work and memory go by the distinct
-ones; pairs are counted exactly however many they are, and listed up to a limit per group. Nothing is written before all is
-found, and `dedup.json` is written last: a run that dies leaves files that no manifest lists, and the next one begins
+ones; pairs are counted exactly however many they are, and listed up to a limit per group. Nothing is written before all
+is found, and `dedup.json` is written last: a run that dies leaves files that no manifest lists, and the next one begins
 anew. The driver holds codes, ids and counts of all images, about B/8 + 60 bytes each, and keys of those in groups.
 """
 

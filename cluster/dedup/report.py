@@ -192,8 +192,9 @@ def _groups(found: DedupManifest, groups: Sequence[ShownGroup], thumbnails: Thum
         return ""
     return (
         f'<h2>Groups</h2>\n<p class="about">The largest, and some evenly spaced among all {found.groups:,}. Green '
-        "frame: the representative, the smallest id of the first-named split; <b>≠</b> and a red frame: labels that differ "
-        "from its. The number is the distance to it.</p>\n" + "\n".join(_group(group, thumbnails) for group in groups)
+        "frame: the representative, the smallest id of the first-named split; <b>≠</b> and a red frame: labels that "
+        "differ from its. The number is the distance to it.</p>\n"
+        + "\n".join(_group(group, thumbnails) for group in groups)
     )
 
 
