@@ -38,20 +38,7 @@ class Components:
             first, second = names[first], names[second]
         self._smallest = names
 
-
-def spanning_edges(first: Ids, second: Ids) -> tuple[Ids, Ids]:
-    """As few edges as connect the same nodes: from every node to the smallest one of its component.
-
-    Args:
-        first: One end of each edge, int64 (E,).
-        second: The other end.
-
-    Returns:
-        Two int64 arrays, one entry for each node that is not the smallest of its component.
-    """
-    nodes, ends = np.unique(np.concatenate((first, second)), return_inverse=True)
-    components = Components(len(nodes))
-    components.join(ends[: len(first)], ends[len(first) :])
-    smallest = nodes[components.smallest]
-    others = smallest != nodes
-    return smallest[others], nodes[others]
+    def edges(self) -> tuple[Ids, Ids]:
+        """Fewer edges than nodes that make the same components: from its smallest node to every other one."""
+        others = np.flatnonzero(self._smallest != np.arange(len(self._smallest)))
+        return self._smallest[others], others

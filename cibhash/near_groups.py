@@ -6,17 +6,17 @@ the same. Shapes: D distinct codes, T splits, R = radius + 1 distances.
 """
 
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from cibhash.components import Components, spanning_edges
+from cibhash.components import Components
 from cibhash.near_pairs import NearPairs, concatenated
 from cibhash.types import Distances, Ids
 
 _PORTION = 2**18
-_UNSORTED = 2**20
+_MANY = 2**20
 
 
 class Nearest(NamedTuple):
@@ -26,10 +26,6 @@ class Nearest(NamedTuple):
     splits: Ids
     distances: Distances
 
-    def take(self, kept: npt.NDArray[Any]) -> "Nearest":
-        """Some of them, by index or mask."""
-        return Nearest(self.codes[kept], self.splits[kept], self.distances[kept])
-
 
 class PairSummary(NamedTuple):
     """What is known of some of the pairs."""
@@ -37,7 +33,7 @@ class PairSummary(NamedTuple):
     links: tuple[Ids, Ids]
     """Edges that connect the same codes as all pairs do, fewer than codes."""
     closest: NearPairs
-    """Of each group that these pairs make, the `limit` closest pairs, in the order of (distance, first, second)."""
+    """Of each group that these pairs make, the `limit` closest pairs, ties by (first, second), in any order."""
     counts: npt.NDArray[np.int64]
     """int64 (R, T, T): pairs of images by distance and splits, the first code's and the second's."""
     nearest: Nearest
@@ -54,14 +50,15 @@ class PairSummarizer:
             radius: Largest distance of a pair.
             limit: Pairs of a group that are kept, the closest ones.
         """
-        self._images, self._limit = images, limit
+        self._images, self._limit, self._none = images, limit, radius + 1
         splits = images.shape[1]
         self._counts = np.zeros((radius + 1, splits, splits), np.int64)
+        self._nearest = np.full(images.shape, self._none, np.int32)
+        self._components = Components(len(images))
         self._portion: list[NearPairs] = []
         self._links: list[tuple[Ids, Ids]] = []
         self._closest: list[NearPairs] = []
-        self._nearest: list[Nearest] = []
-        self._num_in_portion, self._num_kept, self._sort_at = 0, 0, _UNSORTED
+        self._num_in_portion, self._num_links, self._num_closest, self._prune_at = 0, 0, 0, max(_MANY, limit)
 
     def add(self, pairs: NearPairs) -> None:
         """Adds pairs that were not added before."""
@@ -73,13 +70,17 @@ class PairSummarizer:
     def merge(self, other: PairSummary) -> None:
         """Adds a summary of pairs that were not added before."""
         self._counts += other.counts
-        self._keep(other.links, other.closest, other.nearest)
+        codes, splits, distances = other.nearest
+        self._nearest[codes, splits] = np.minimum(self._nearest[codes, splits], distances)
+        self._keep(other.links, other.closest)
 
     def summary(self) -> PairSummary:
         """All that was added."""
         self._count()
-        self._reduce()
-        return PairSummary(self._links[0], self._closest[0], self._counts, self._nearest[0])
+        self._prune()
+        codes, splits = np.nonzero(self._nearest < self._none)
+        nearest = Nearest(codes, splits, self._nearest[codes, splits])
+        return PairSummary(self._components.edges(), self._closest[0], self._counts, nearest)
 
     def _count(self) -> None:
         pairs = concatenated(self._portion)
@@ -88,34 +89,35 @@ class PairSummarizer:
         for distance in np.unique(pairs.distances):
             at = pairs.distances == distance
             self._counts[distance] += images[pairs.first[at]].T @ images[pairs.second[at]]
-        ends = ((pairs.first, pairs.second), (pairs.second, pairs.first))
-        nearest = []
         for split in range(images.shape[1]):
-            for code, other in ends:
+            for code, other in ((pairs.first, pairs.second), (pairs.second, pairs.first)):
                 there = images[other, split] > 0
-                found = code[there]
-                nearest.append(Nearest(found, np.full(len(found), split), pairs.distances[there]))
-        self._keep((pairs.first, pairs.second), pairs, _joined(nearest))
+                np.minimum.at(self._nearest[:, split], code[there], pairs.distances[there])
+        self._keep((pairs.first, pairs.second), pairs)
 
-    def _keep(self, links: tuple[Ids, Ids], closest: NearPairs, nearest: Nearest) -> None:
+    def _keep(self, links: tuple[Ids, Ids], closest: NearPairs) -> None:
         self._links.append(links)
         self._closest.append(closest)
-        self._nearest.append(nearest)
-        self._num_kept += len(links[0]) + len(closest.first) + len(nearest.codes)
-        if self._num_kept > self._sort_at:
-            self._reduce()
-            self._sort_at = max(_UNSORTED, 2 * self._num_kept)
+        self._num_links += len(links[0])
+        self._num_closest += len(closest.first)
+        if self._num_links >= _PORTION:
+            self._join()
+        if self._num_closest > self._prune_at:
+            self._prune()
+            self._prune_at = max(_MANY, self._limit, 2 * self._num_closest)
 
-    def _reduce(self) -> None:
-        """Drops what the rest makes superfluous."""
+    def _join(self) -> None:
         first, second = (np.concatenate([np.empty(0, np.int64), *ends]) for ends in zip(*self._links, strict=True))
-        links = spanning_edges(first, second)
-        components = Components(len(self._images))
-        components.join(*links)
-        closest = closest_of_groups(concatenated(self._closest), components.smallest, self._limit)
-        nearest = _least(_joined(self._nearest), self._images.shape[1])
-        self._links, self._closest, self._nearest = [links], [closest], [nearest]
-        self._num_kept = len(links[0]) + len(closest.first) + len(nearest.codes)
+        self._components.join(first, second)
+        self._links, self._num_links = [(first[:0], second[:0])], 0
+
+    def _prune(self) -> None:
+        """Drops pairs of groups that have more than are kept: there are none while all pairs are no more than that."""
+        self._join()
+        closest = concatenated(self._closest)
+        if len(closest.first) > self._limit:
+            closest = closest_of_groups(closest, self._components.smallest, self._limit)
+        self._closest, self._num_closest = [closest], len(closest.first)
 
 
 def summarize(portions: Iterable[NearPairs], images: npt.NDArray[np.int64], radius: int, limit: int) -> PairSummary:
@@ -147,18 +149,3 @@ def places_in_groups(group: Ids) -> Ids:
     places = np.empty(len(group), np.int64)
     places[order] = np.arange(len(group)) - np.repeat(starts, lengths)
     return places
-
-
-def _joined(parts: list[Nearest]) -> Nearest:
-    nothing = Nearest(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.int32))
-    codes, splits, distances = zip(nothing, *parts, strict=True)
-    return Nearest(np.concatenate(codes), np.concatenate(splits), np.concatenate(distances))
-
-
-def _least(nearest: Nearest, num_splits: int) -> Nearest:
-    """Each (code, split) once, with its least distance."""
-    order = np.lexsort((nearest.distances, nearest.codes * num_splits + nearest.splits))
-    ordered = nearest.take(order)
-    is_first = np.ones(len(order), np.bool_)
-    is_first[1:] = (ordered.codes[1:] != ordered.codes[:-1]) | (ordered.splits[1:] != ordered.splits[:-1])
-    return ordered.take(is_first)

@@ -10,6 +10,7 @@ from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveInt, model_
 from cluster.config import JobConfig, Seed
 
 AUTO = "auto"
+_LISTED, _LOOKED_AT = 1000, 50_000_000
 
 
 def _split_each(value: object) -> object:
@@ -53,9 +54,9 @@ class DedupConfig(JobConfig):
     """For radius auto: share of the sampled images that may have another image within the radius."""
     encoder: str = ""
     """The encoder directory, for the copies of --calibrate; default: the one that the tables name."""
-    pairs_per_group: PositiveInt = 1000
-    """Pairs listed of a group, the closest ones; of those beyond, the report has the count. --confirm sees these
-    only."""
+    pairs_per_group: PositiveInt | None = None
+    """Pairs listed of a group, the closest ones; of those beyond, the report has the count. Default: 1,000; with
+    --confirm, which looks at no others, 50 million: the driver needs some 200 bytes for each."""
     method: Literal["auto", "all-pairs", "multi-index"] = "auto"
     """How pairs are found: by comparing all codes, or only those that share pieces. Both find the same; auto takes what
     is faster."""
@@ -68,6 +69,11 @@ class DedupConfig(JobConfig):
     def fixed_radius(self) -> int | None:
         """The radius, if it is given."""
         return None if self.radius == AUTO else int(self.radius)
+
+    @property
+    def pair_limit(self) -> int:
+        """Pairs of a group that are listed, or looked at."""
+        return self.pairs_per_group or (_LOOKED_AT if self.confirm else _LISTED)
 
     @property
     def sampled(self) -> int:

@@ -27,6 +27,7 @@ def calibration_chart(calibration: Calibration, radius: int) -> str:
             axes.plot(range(last + 1), values[: last + 1], color=color, linestyle=style, label=label, marker=".")
         axes.axvline(radius, color=INK, linewidth=1.0, linestyle=(0, (4, 3)))
         axes.annotate(f" radius {radius}", (radius, 1.02), color=FAINT, annotation_clip=False)
+        axes.xaxis.get_major_locator().set_params(integer=True)
         axes.set_xlabel("Hamming distance at most")
         axes.set_ylabel("share")
         axes.set_xlim(-0.2, last + 0.2)

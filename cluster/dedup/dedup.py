@@ -112,7 +112,7 @@ def _find(plan: DedupPlan, rows: Rows, config: DedupConfig) -> _Found:
         log("dedup: radius chosen", radius=radius)
     distinct = distinct_codes(rows.codes)
     images = images_of_codes(distinct, rows.splits, len(plan.splits))
-    limit = config.pairs_per_group
+    limit = config.pair_limit
     join = Join(radius, limit, config.method, config.block_rows)
     joined = join_codes(rows.codes[distinct.order[distinct.starts[:-1]]], images, join)
     found = duplicates_of(distinct, images, joined.summary, limit)
@@ -141,6 +141,7 @@ def _find(plan: DedupPlan, rows: Rows, config: DedupConfig) -> _Found:
 def _write(output: str, plan: DedupPlan, rows: Rows, inputs: Inputs, found: _Found) -> DedupManifest:
     duplicates = found.duplicates
     sizes = np.bincount(duplicates.representative)
+    written = write_groups(output, plan, rows, duplicates.representative)
     listed = DedupManifest.model_construct(
         encoder_digest=plan.encoder_digest,
         bits=plan.bits,
@@ -160,7 +161,8 @@ def _write(output: str, plan: DedupPlan, rows: Rows, inputs: Inputs, found: _Fou
         calibration=found.calibration,
         notes=plan.notes,
         pair_parts=write_pairs(output, plan, rows, duplicates.pairs, found.correlation),
-        group_parts=write_groups(output, plan, rows, duplicates.representative),
+        disagreeing_groups=written.disagreeing,
+        group_parts=written.parts,
     )
     gallery = choose_gallery(plan, rows, duplicates, found.correlation)
     page = write_listed(output, REPORT_PAGE, report_html(listed, gallery, plan).encode())
@@ -208,7 +210,7 @@ def _inputs(config: DedupConfig, plan: DedupPlan) -> Inputs:
         names=plan.names,
         radius=config.radius,
         confirm=config.confirm,
-        pairs_per_group=config.pairs_per_group,
+        pairs_per_group=config.pair_limit,
         sampled=config.sampled,
         max_confused=config.max_confused if config.fixed_radius is None else 0.0,
         seed=config.seed if config.sampled else 0,

@@ -85,9 +85,9 @@ def _overlaps(found: DedupManifest) -> str:
         )
     head = ("images of", "that have a near-duplicate in", "of", *(f"radius {radius}" for radius in radii))
     return (
-        '<h2>What splits share</h2>\n<p class="about">Images with at least one other image that close'
+        '<h2>What splits share</h2>\n<p class="about">Images with at least one other image within a radius'
         f"{', confirmed' if found.inputs.confirm else ''}. Test images that training has seen make results look better "
-        "than they are.</p>\n" + _table(head, rows)
+        "than they are.</p>\n" + _table(head, rows, "shared fine")
     )
 
 
@@ -103,13 +103,14 @@ def _shown_radii(radius: int) -> list[int]:
 
 def _distances(found: DedupManifest) -> str:
     rows = []
-    for distance in _shown_radii(found.radius):
+    for distance in range(found.radius + 1):
         kept = sum(one.pairs[distance] for one in found.overlaps if one.split == one.other)
         kept += sum(one.pairs[distance] for one in found.overlaps if one.split != one.other) // 2
         confirmed = f"<td>{kept:,}</td>" if found.inputs.confirm else ""
         rows.append(f'<tr><th scope="row">{distance}</th><td>{found.candidates[distance]:,}</td>{confirmed}</tr>')
     head = ["distance", "pairs of images", *(["confirmed"] if found.inputs.confirm else [])]
-    limit = f"{found.inputs.pairs_per_group:,} pairs of a group are listed, the closest ones"
+    what = "looked at" if found.inputs.confirm else "listed"
+    limit = f"{found.inputs.pairs_per_group:,} pairs of a group are {what}, the closest ones"
     beyond = f"; {found.unlisted:,} further ones are in these counts alone" if found.unlisted else ""
     return (
         f'<h2>Pairs by distance</h2>\n<p class="about">At most {limit}{beyond}. {found.distinct_codes:,} codes of '
@@ -133,11 +134,10 @@ def _calibration(found: DedupManifest) -> str:
         )
         mark = ' class="ours"' if radius == found.radius else ""
         rows.append(f'<tr{mark}><th scope="row">{radius}</th>{"".join(f"<td>{cell}</td>" for cell in cells)}</tr>')
-    head = ("radius", "copies found", "images with another image", "pairs of a sampled image", "share a label")
+    head = ("radius", "copies found", "have another", "pairs", "share a label")
     return (
         f'<h2>What a radius means</h2>\n<p class="about">{_sample(calibration)}</p>\n'
-        f'<div class="charts beside">{_table(head, rows)}'
-        f"<figure>{calibration_chart(calibration, found.radius)}</figure></div>"
+        f'{_table(head, rows)}<div class="charts"><figure>{calibration_chart(calibration, found.radius)}</figure></div>'
     )
 
 
@@ -157,7 +157,8 @@ def _sample(calibration: Calibration) -> str:
     )
     why = f"{escape(visible(calibration.why_no_copies))}. " if calibration.why_no_copies else ""
     return (
-        f"{calibration.sampled:,} sampled images are compared with all others. {copies}{why}That another image is "
+        f"{calibration.sampled:,} sampled images are compared with all others: how many have another one within the "
+        f"radius, how many pairs that makes, and how many of these share a label. {copies}{why}That another image is "
         f"close does not make it a duplicate: {suggested}."
     )
 
@@ -276,10 +277,10 @@ def _provenance(found: DedupManifest, plan: DedupPlan) -> str:
     )
 
 
-def _table(head: Iterable[str], rows: Iterable[str]) -> str:
+def _table(head: Iterable[str], rows: Iterable[str], kind: str = "fine") -> str:
     columns = "".join(f'<th scope="col">{escape(name)}</th>' for name in head)
     return (
-        f'<div class="scroll"><table class="fine"><thead><tr>{columns}</tr></thead>'
+        f'<div class="scroll"><table class="{kind}"><thead><tr>{columns}</tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table></div>"
     )
 

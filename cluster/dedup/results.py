@@ -105,6 +105,8 @@ class DedupManifest(Manifest):
     grouped: int
     """Images in groups."""
     largest_group: int
+    disagreeing_groups: int
+    """Groups with an image that has labels, but none of its representative's."""
     overlaps: tuple[Overlap, ...]
     calibration: Calibration | None
     notes: tuple[str, ...]

@@ -29,6 +29,8 @@ def verdict(found: DedupManifest) -> str:
         f"{found.images:,} images: {found.pairs:,} pairs {how}{confirmed}, {found.groups:,} groups, "
         f"{found.duplicates:,} images ({percent(found.duplicates / found.images)}) beside a representative."
     ]
+    if found.disagreeing_groups:
+        told.append(f"Labels disagree in {found.disagreeing_groups:,} groups.")
     for one in found.overlaps:
         if one.split != one.other and one.images[-1]:
             total = next(split.images for split in found.splits if split.name == one.split)

@@ -4,6 +4,7 @@ Knows nothing of how they were found. Equal results give equal bytes.
 """
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -85,7 +86,15 @@ def write_pairs(
     return tuple(_write(uri, "pairs", table))
 
 
-def write_groups(uri: str, plan: DedupPlan, rows: Rows, representative: Ids) -> tuple[PartFile, ...]:
+class WrittenGroups(NamedTuple):
+    """The parts, and what was seen on the way."""
+
+    parts: tuple[PartFile, ...]
+    disagreeing: int
+    """Groups with an image that has labels, but none of its representative's."""
+
+
+def write_groups(uri: str, plan: DedupPlan, rows: Rows, representative: Ids) -> WrittenGroups:
     """Writes all images that are in a group; those that are in none are not listed."""
     members, groups = grouped_rows(representative)
     found = look_up(plan, rows, members, ["key", "labels"])
@@ -102,7 +111,20 @@ def write_groups(uri: str, plan: DedupPlan, rows: Rows, representative: Ids) -> 
         ],
         schema=GROUP_SCHEMA,
     )
-    return tuple(_write(uri, "groups", table))
+    return WrittenGroups(tuple(_write(uri, "groups", table)), _disagreeing(groups, found["labels"].to_pylist()))
+
+
+def _disagreeing(groups: Ids, labels: list[list[int]]) -> int:
+    """Groups of which some image shares no label with the first one, where both have labels."""
+    firsts = np.searchsorted(groups, groups).tolist()
+    numbers = groups.tolist()
+    return len(
+        {
+            numbers[at]
+            for at, first in enumerate(firsts)
+            if labels[at] and labels[first] and set(labels[at]).isdisjoint(labels[first])
+        }
+    )
 
 
 def _names(plan: DedupPlan, splits: Ids) -> pa.Array:

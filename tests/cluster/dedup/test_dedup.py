@@ -174,6 +174,8 @@ def test_the_page_stands_alone(ray_local: None, tmp_path: Path) -> None:
     assert "could not be read" in page, "the originals are nowhere"
     assert "No copies were made" in page
     assert "What splits share" in page
+    assert load_manifest(DedupManifest, str(tmp_path / "out")).disagreeing_groups == 4
+    assert "Labels disagree in 4 groups." in page
 
 
 def test_tables_that_do_not_belong_together(tmp_path: Path) -> None:
@@ -284,7 +286,7 @@ def textured(number: int) -> Image.Image:
 def test_real_images_are_looked_at(photos: Path, tmp_path: Path) -> None:
     tables = photos / "codes" / "query", photos / "codes" / "database"
     output = str(tmp_path / "out")
-    result = run(*tables, output=output, radius=40, confirm=0.85, pairs_per_group=10**6, calibrate=30)
+    result = run(*tables, output=output, radius=40, confirm=0.85, calibrate=30)
     pairs = rows_of(output, "pairs")
     assert sorted((row["key_a"], row["key_b"]) for row in pairs) == [(f"query-{n}", f"database-{n}") for n in range(4)]
     assert all(row["correlation"] >= 0.85 for row in pairs)
@@ -338,7 +340,7 @@ def test_another_encoder_makes_no_copies_and_gone_originals_confirm_nothing(phot
     for path in (moved / "v000001" / "codes.json", moved / "codes.json"):
         path.write_text(path.read_text().replace(str(photos / "data" / "database"), str(tmp_path / "data")))
     (tmp_path / "data" / "shard-000000.tar").unlink()
-    result = run(moved, output=str(tmp_path / "out"), radius=60, confirm=0.5, pairs_per_group=10**6, calibrate=64)
+    result = run(moved, output=str(tmp_path / "out"), radius=60, confirm=0.5, calibrate=64)
     manifest = load_manifest(DedupManifest, str(tmp_path / "out"))
     assert manifest.unreadable == 20 * 19 // 2 + 20 * 44
     assert f"{manifest.unreadable:,} pairs could not be looked at" in result.verdict
