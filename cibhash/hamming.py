@@ -106,10 +106,7 @@ def range_search(
             `ids` do not fit.
     """
     check_pair(queries, database)
-    radius = operator.index(radius)
-    if radius < 0:
-        raise ValueError(f"radius is {radius}, expected at least 0")
-    radius = min(radius, 8 * queries.shape[1])
+    radius = _checked_radius(radius, queries)
     database, sorted_ids = _in_order(database, ids)
 
     def within(rows: slice) -> tuple[Ids, Ids, Distances]:
@@ -121,6 +118,31 @@ def range_search(
     np.cumsum(_joined([np.diff(part) for part in part_limits]), out=limits[1:])
     positions, found_distances = map(_joined, parts)
     return RangeNeighbors(limits, positions if sorted_ids is None else sorted_ids[positions], found_distances)
+
+
+def range_counts(queries: Codes, database: Codes, radius: int, *, threads: int = 1) -> npt.NDArray[np.int64]:
+    """How many codes lie within an inclusive radius of every query: half the work of `range_search`.
+
+    Args:
+        queries: Packed codes, uint8 (Q, B/8).
+        database: Packed codes, uint8 (N, B/8).
+        radius: Largest distance that counts, at least 0.
+        threads: That share the queries, at least 1.
+
+    Returns:
+        int64 (Q,).
+
+    Raises:
+        ValueError: `radius` is below 0 or `threads` below 1, an argument is not a packed code array, or widths differ.
+    """
+    check_pair(queries, database)
+    radius = _checked_radius(radius, queries)
+
+    def counts(rows: slice) -> Ids:
+        found = native.range_counts(queries[rows], database, radius)
+        return hamming_numpy.range_counts(queries[rows], database, radius) if found is None else found
+
+    return _joined(_by_threads(counts, len(queries), threads))
 
 
 def histogram(
@@ -158,6 +180,13 @@ def histogram(
 
     total, relevant = map(_joined, zip(*_by_threads(counts, len(queries), threads), strict=True))
     return total, relevant
+
+
+def _checked_radius(radius: int, queries: Codes) -> int:
+    radius = operator.index(radius)
+    if radius < 0:
+        raise ValueError(f"radius is {radius}, expected at least 0")
+    return min(radius, 8 * int(queries.shape[1]))
 
 
 def _by_threads(work: Callable[[slice], _Part], num_queries: int, threads: int) -> list[_Part]:

@@ -63,6 +63,15 @@ def range_search(queries: Codes, database: Codes, radius: int) -> tuple[Ids, Ids
     return limits, row[ranking], distance[ranking]
 
 
+def range_counts(queries: Codes, database: Codes, radius: int) -> Ids:
+    """How many codes lie within the radius of each query, int64 (Q,)."""
+    counts = np.zeros(len(queries), dtype=np.int64)
+    for _, words in _database_blocks(database, _DATABASE_ROWS):
+        for rows, block in _query_blocks(queries, words):
+            counts[rows] += np.count_nonzero(block <= radius, axis=1)
+    return counts
+
+
 def histogram(queries: Codes, database: Codes, relevant_pairs: Relevance) -> tuple[Ids, Ids]:
     """How many codes, and how many relevant ones, lie at each distance, int64 (Q, B + 1) each."""
     num_distances = 8 * queries.shape[1] + 1

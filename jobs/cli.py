@@ -16,6 +16,7 @@ COMMANDS = {
     "train": "train a hash encoder, without labels",
     "sweep": "train many heads on the same cached views and compare them",
     "encode": "encode a dataset into a table of binary codes",
+    "dedup": "find near-duplicates in code tables, and what splits share",
     "index": "build a new version of a search index from codes",
     "serve": "serve an index and its search page over HTTP",
     "search": "find the neighbors of image files, keys, ids or codes",

@@ -56,6 +56,27 @@ def range_search(
     Returns:
         `limits`, int64 (Q + 1,), positions and distances: those of query q are `limits[q]:limits[q + 1]`.
     """
+    native, found = _library_for(queries), range_counts(queries, database, radius, level)
+    if native is None or found is None:
+        return None
+    pair = _Pair(queries, database)
+    limits = np.concatenate((np.zeros(1, np.int64), np.cumsum(found)))
+    positions, distances = np.empty(limits[-1], np.int64), np.empty(limits[-1], np.int32)
+    addresses = (_address(array) for array in (limits, positions, distances))
+    if native.cibhash_hamming_fill(*pair.arguments, radius, *addresses, level):
+        return None
+    return limits, positions, distances
+
+
+def range_counts(queries: Codes, database: Codes, radius: int, level: Level = BEST) -> Ids | None:
+    """How many codes lie within a radius of each query, int64 (Q,).
+
+    Args:
+        queries: Packed codes, uint8 (Q, B/8).
+        database: Packed codes, uint8 (N, B/8).
+        radius: Largest distance that counts, 0 to B.
+        level: The most that the CPU is used for.
+    """
     native = _library_for(queries)
     if native is None:
         return None
@@ -63,12 +84,7 @@ def range_search(
     found = np.zeros(len(queries), np.int64)
     if native.cibhash_hamming_count(*pair.arguments, radius, _address(found), level):
         return None
-    limits = np.concatenate((np.zeros(1, np.int64), np.cumsum(found)))
-    positions, distances = np.empty(limits[-1], np.int64), np.empty(limits[-1], np.int32)
-    addresses = (_address(array) for array in (limits, positions, distances))
-    if native.cibhash_hamming_fill(*pair.arguments, radius, *addresses, level):
-        return None
-    return limits, positions, distances
+    return found
 
 
 def histogram(

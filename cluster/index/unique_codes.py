@@ -5,7 +5,7 @@ Knows nothing of ids and rows.
 
 import numpy as np
 
-from cibhash.binary import as_words
+from cibhash.distinct_codes import distinct_codes
 from cibhash.types import Codes, Distances, Ids
 from cluster.index.flat_codes import flat_codes
 from cluster.index.posting_lists import PostingLists, Visits
@@ -20,12 +20,8 @@ class UniqueCodes:
 
     def __init__(self, codes: Codes, threads: int) -> None:
         """Takes packed codes uint8 (N, B/8); a search shares its queries among the threads."""
-        words = as_words(codes)
-        order = np.lexsort(words)
-        is_first = np.ones(len(codes), np.bool_)
-        is_first[1:] = np.any(words[:, order[1:]] != words[:, order[:-1]], axis=0)
-        starts = np.flatnonzero(is_first)
-        lengths = np.diff(starts, append=len(codes))
+        order, limits = distinct_codes(codes)
+        starts, lengths = limits[:-1], np.diff(limits)
         by_first = np.argsort(order[starts])
         self._lists = PostingLists(order, starts[by_first], lengths[by_first])
         self._distinct = flat_codes(codes[order[self._lists.starts]], threads)

@@ -77,6 +77,8 @@ class TestAgainstTheSlowTwins:
             ranking = oracles.search(query, database, np.arange(len(database)) if ids is None else ids)
             expected = [neighbor for neighbor in ranking if neighbor[0] <= radius]
             assert list(zip(found_distances[rows].tolist(), found_ids[rows].tolist(), strict=True)) == expected
+        counts = hamming.range_counts(queries, database, radius, threads=2)
+        assert (counts.dtype, counts.tolist()) == (np.int64, np.diff(limits).tolist())
 
     @PROPERTY
     @given(code_sets(), st.sampled_from(["single", "several"]))
