@@ -199,40 +199,32 @@ def _measured(
         return Neighbors(np.array([[n.id for n in near]]), np.array([[n.distance for n in near]]))
 
     sums = measuring.interleaved({"sum": lambda: _seconds(lambda: _sum(codes, options.slots))}, options.rounds)
-    rows: list[measuring.Row] = [_row("sum", 0, 0, sums["sum"].median, size)]
+    rows: list[measuring.Row] = []
     asked_for = [(1, k) for k in options.k] + [(count, _BATCH_K) for count in options.batches]
     for count, k in asked_for:
         asked = queries[:count]
         one, other = bare.search(asked, k), by_client(asked, k)
         same = np.array_equal(one.ids, other.ids) and np.array_equal(one.distances, other.distances)
         measuring.require(same, f"the service's answer to {count} queries is that of the bare search")
-        times = measuring.interleaved(
-            {
-                "bare": lambda asked=asked, k=k: _seconds(lambda: bare.search(asked, k)),
-                "service": lambda asked=asked, k=k: _seconds(lambda: by_client(asked, k)),
-            },
-            options.rounds,
-        )
-        rows += [
-            {**_row(name, count, k, t.median, size), "ratio": times["bare"].median / t.median}
-            for name, t in times.items()
-        ]
+        ways = {
+            "bare": lambda asked=asked, k=k: _seconds(lambda: bare.search(asked, k)),
+            "service": lambda asked=asked, k=k: _seconds(lambda: by_client(asked, k)),
+        }
+        found = measuring.compared(measuring.interleaved(ways, options.rounds), "bare")
+        for name, row in found.items():
+            rates = {
+                "g_codes_per_s": count * size / (_BITS / 8) / row["median_s"] / 1e9,
+                "gb_per_s": size / row["median_s"] / _GB,
+            }
+            rows.append({"what": name, "queries": count, "k": k, **row, **rates})
     own = [_memory(slot) for slot in range(options.slots)]
-    memory = {"replica_own_gb": [private / _GB for private, _ in own], "replica_mapped_gb": [m / _GB for _, m in own]}
-    return rows, memory
-
-
-def _row(name: str, count: int, k: int, seconds: float, size: int) -> measuring.Row:
-    compared = count * size / (_BITS / 8)
-    return {
-        "what": name,
-        "queries": count,
-        "k": k,
-        "median_s": seconds,
-        "g_codes_per_s": compared / seconds / 1e9,
-        "gb_per_s": size / seconds / _GB,
-        "ratio": "",
+    bandwidth = {"sum_gb_per_s": size / sums["sum"].median / _GB, "sum_best_gb_per_s": size / sums["sum"].best / _GB}
+    memory = {
+        **bandwidth,
+        "replica_own_gb": [private / _GB for private, _ in own],
+        "replica_mapped_gb": [m / _GB for _, m in own],
     }
+    return rows, memory
 
 
 def _seconds(work: Callable[[], object]) -> float:

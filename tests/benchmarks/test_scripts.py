@@ -65,7 +65,7 @@ def test_a_script_runs(script: str) -> None:
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize("script", ["ray_overhead", "service_load", "encode_throughput"])
+@pytest.mark.parametrize("script", ["ray_overhead", "service_load", "encode_throughput", "served_codes"])
 def test_a_script_with_ray_runs(script: str) -> None:
     _check(script)
 
