@@ -362,7 +362,8 @@ class EvaluateConfig(JobConfig):
     """Seed of the baselines."""
     stored_order: bool = False
     """Evaluate mAP@k with equal distances in the order of ids too, as code that sorts a stored database does: for
-    comparison with published numbers. It ranks, so it costs more than all the rest."""
+    comparison with published numbers. It ranks, so it costs more than all the rest. Where the tables have features,
+    also how many of the most similar by these are among the nearest codes."""
     exclude_self: bool = False
     """A query that is in the database too does not count for itself: by id where both tables are of one dataset, else
     by key."""

@@ -93,6 +93,7 @@ def evaluate(config: EvaluateConfig) -> EvaluateResult:
             k=plan.k,
             seed=plan.seed,
             stored_order={**scored.stored_order, **compared.stored_order},
+            agreement=scored.agreement,
             classes=classes,
         )
         longest = measured.per_query[Series(OURS, max(plan.lengths))]

@@ -63,6 +63,7 @@ def measure(
     k: int,
     seed: int,
     stored_order: Mapping[Series, npt.NDArray[np.float64]] | None = None,
+    agreement: Mapping[Series, float] | None = None,
     classes: QueryClasses | None = None,
 ) -> Measured:
     """Metrics of every series.
@@ -73,6 +74,7 @@ def measure(
         k: At most the size of the database.
         seed: Of the bootstrap; all series see the same resamples, so differences are paired.
         stored_order: Average precision per query with equal distances in the order of ids, by series.
+        agreement: With the ranking by float features, by series.
         classes: Of the queries.
     """
     found = {series: metrics.from_histogram(*histograms, k=k) for series, histograms in counts.items()}
@@ -92,6 +94,7 @@ def measure(
                 ranks,
                 intervals | {_AVERAGE_PRECISION: interval_of(resampled[series, _AVERAGE_PRECISION])},
                 (stored_order or {}).get(series),
+                (agreement or {}).get(series),
                 classes,
             )
         )
@@ -148,6 +151,7 @@ def _series_metrics(
     ranks: tuple[int, ...],
     intervals: dict[str, Interval],
     stored_order: npt.NDArray[np.float64] | None,
+    agreement: float | None,
     classes: QueryClasses | None,
 ) -> SeriesMetrics:
     precision, recall = metrics.precision_recall_by_rank(counts.total, counts.relevant, np.array(ranks))
@@ -167,6 +171,7 @@ def _series_metrics(
         map_at_k_r=found.map_at_k_r,
         map_all=found.map_all,
         map_stored_order=float(stored_order.mean()) if stored_order is not None else None,
+        float_agreement=agreement,
         ndcg_at_k=found.ndcg_at_k,
         precision_at_k=found.precision_at_k,
         recall_at_k=found.recall_at_k,

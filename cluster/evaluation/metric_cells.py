@@ -3,6 +3,7 @@
 Knows nothing of pages.
 """
 
+from cluster.evaluation.rankings import AGREEMENT_RANKS
 from cluster.evaluation.results import EMPTY_BALL_RADIUS, Evaluation, Health, SeriesMetrics
 
 ASYMMETRIC_ABOUT = (
@@ -24,6 +25,7 @@ RADIUS_ABOUT = (
     "precision within a radius over all radii."
 )
 _STORED = "stored order"
+_AGREEMENT = "like features"
 _MISSING = "–"
 
 
@@ -36,13 +38,18 @@ def stored_order_about(evaluation: Evaluation) -> str:
     """What the column of the stored order is; empty without it."""
     if not _has_stored_order(evaluation):
         return ""
-    return "Stored order: mAP with equal distances in the order of ids, as sorting a stored database stably gives."
+    about = "Stored order: mAP with equal distances in the order of ids, as sorting a stored database stably gives."
+    if _has_agreement(evaluation):
+        ranks = min(AGREEMENT_RANKS, evaluation.k)
+        about += f" Like features: share of the {ranks} most similar by float features among as many nearest codes."
+    return about
 
 
 def detail_head(evaluation: Evaluation) -> list[str]:
     """Names of the cells of `detail_cells`."""
     k = evaluation.k
     stored = [_STORED] if _has_stored_order(evaluation) else []
+    stored += [_AGREEMENT] if _has_agreement(evaluation) else []
     names = ["ties worst", "ties best", *stored, "min(k, R)", "R", "mAP@ALL", f"NDCG@{k}", f"P@{k}", f"R@{k}"]
     return [*names, "median tie block"]
 
@@ -50,6 +57,7 @@ def detail_head(evaluation: Evaluation) -> list[str]:
 def detail_cells(evaluation: Evaluation, one: SeriesMetrics) -> list[str]:
     """Every metric of one series that does not ask for a radius."""
     stored = [_number(one.map_stored_order)] if _has_stored_order(evaluation) else []
+    stored += [_number(one.float_agreement)] if _has_agreement(evaluation) else []
     bounds = [_number(value) for value in (one.map_worst, one.map_best)]
     others = (one.map_at_k_min_kr, one.map_at_k_r, one.map_all, one.ndcg_at_k, one.precision_at_k, one.recall_at_k)
     return [*bounds, *stored, *(_number(value) for value in others), f"{one.median_tie_block:,.0f}"]
@@ -108,6 +116,10 @@ def sampling_about(evaluation: Evaluation) -> str:
     if lengths := [str(one.bits) for one in evaluation.health if one.collisions_sampled]:
         lines.append(f"Collisions at {', '.join(lengths)} bits: of a random choice of codes with about 65,000 images.")
     return " ".join(lines)
+
+
+def _has_agreement(evaluation: Evaluation) -> bool:
+    return any(one.float_agreement is not None for one in evaluation.series)
 
 
 def _has_stored_order(evaluation: Evaluation) -> bool:

@@ -15,8 +15,11 @@ from cibhash.hamming import search
 from cibhash.relevance import relevant_at, share_label
 from cibhash.types import Codes, Ids, Labels
 
+NO_ID = -1
 RANK_BYTES = 4 + 8 + 1
 """Of one query and rank in `Ranked`."""
+AGREEMENT_RANKS = 100
+"""Ranks of which the ids are kept, to tell in how far two rankings agree."""
 _SIMILARITY_CELLS = 2**22
 
 
@@ -120,13 +123,25 @@ def average_precision(relevant: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64
     return total
 
 
+def agreement(codes: "OpenRankings", features: "OpenRankings") -> float:
+    """Share of the rows with the most similar features that are among the nearest codes as well, mean over queries."""
+    shares = []
+    for start, similar in sorted(features.first_ids.items(), key=lambda block: block[0]):
+        for nearest, wanted in zip(codes.first_ids[start], similar, strict=True):
+            real = wanted[wanted != NO_ID]
+            shares.append(np.isin(real, nearest, kind="sort").mean() if len(real) else 1.0)
+    return float(np.mean(shares))
+
+
 @dataclass
 class OpenRankings:
-    """Merges the best rows of each query block over the parts; finished blocks leave only their average precision."""
+    """Merges the best rows of each query block over the parts; of finished blocks only what is asked for stays."""
 
     average_precision: npt.NDArray[np.float64]
     num_parts: int
     k: int
+    first_ids: dict[int, Ids] = field(default_factory=dict)
+    """Per finished block, by its first query: ids of the first ranks, (Q, <= `AGREEMENT_RANKS`), -1 for none."""
     _open: dict[int, tuple[int, Ranked]] = field(default_factory=dict)
 
     def add(self, rows: slice, ranked: Ranked) -> None:
@@ -137,6 +152,8 @@ class OpenRankings:
             seen, merged = seen + 1, merge_ranked(merged, ranked, self.k)
         if seen == self.num_parts:
             self.average_precision[rows] = average_precision(merged.relevant)
+            scores, ids = (values[:, :AGREEMENT_RANKS] for values in (merged.scores, merged.ids))
+            self.first_ids[rows.start] = np.where(scores > -np.inf, ids, NO_ID)
         else:
             self._open[rows.start] = seen, merged
 

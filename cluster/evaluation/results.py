@@ -48,6 +48,9 @@ class SeriesMetrics(Result):
     map_stored_order: float | None
     """mAP@k with equal distances in the order of ids, as sorting a stored database stably gives; None: not asked for,
     or distances are weighted."""
+    float_agreement: float | None
+    """Share of the 100 (or k, if less) most similar by float features that are as many nearest codes, equal distances
+    in the order of ids; None: the stored order was not asked for, there are no features, or distances are weighted."""
     ndcg_at_k: float
     """A relevant item gains 1, whatever number of labels it shares."""
     precision_at_k: float

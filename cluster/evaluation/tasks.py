@@ -21,7 +21,7 @@ from cluster.evaluation.exclusions import NO_EXCLUSIONS, Exclusions
 from cluster.evaluation.label_form import LabelForm
 from cluster.evaluation.methods import ASYMMETRIC
 from cluster.evaluation.plan import EvaluationPlan, Table
-from cluster.evaluation.rankings import RANK_BYTES, OpenRankings
+from cluster.evaluation.rankings import RANK_BYTES, OpenRankings, agreement
 from cluster.evaluation.scoring import CodedRows, Coder, Counts, Scores, Series, score
 from cluster.in_flight import completed, default_limit, named_call
 from cluster.manifests import CodePart
@@ -36,6 +36,8 @@ class Scored:
     """Complete scores of all queries."""
 
     counts: Mapping[Series, Counts]
+    agreement: Mapping[Series, float]
+    """Share of the most similar by float features that are among the nearest codes; empty without either."""
     stored_order: Mapping[Series, npt.NDArray[np.float64]]
     """Average precision per query with equal distances in the order of ids, float64 (Q,); empty if not asked for."""
     cosine: npt.NDArray[np.float64] | None
@@ -108,6 +110,9 @@ def score_all(
         counts=counts,
         stored_order={series: one.average_precision for series, one in ordered.items()} if plan.stored_order else {},
         cosine=cosine.average_precision if plan.with_cosine else None,
+        agreement={
+            series: agreement(one, cosine) for series, one in ordered.items() if plan.stored_order and plan.with_cosine
+        },
         statistics=statistics,
     )
 

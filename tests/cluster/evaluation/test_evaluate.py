@@ -132,10 +132,26 @@ def test_stored_order_equals_a_stable_sort_as_published_code_ranks(
             expected = _published_map(corpus, series["bits"], 40)
             assert series["map_stored_order"] == pytest.approx(expected, abs=1e-12)
             assert series["map_worst"] - 1e-12 <= series["map_stored_order"] <= series["map_best"] + 1e-12
+            assert series["float_agreement"] == pytest.approx(_agreement(corpus, series["bits"], 40))
         else:
             assert (series["map_stored_order"] is None) == (series["method"] == "cibhash-asymmetric")
     assert {series["map_stored_order"] for series in plain["series"]} == {None}
+    assert {series["float_agreement"] for series in plain["series"]} == {None}
+    assert "| like features |" in (tmp_path / "out" / "metrics.md").read_text()
     assert "| stored order |" in (tmp_path / "out" / "metrics.md").read_text()
+
+
+def _agreement(corpus: Corpus, bits: int, k: int) -> float:
+    """Share of the k most similar features that are among the k nearest codes."""
+    codes = np.unpackbits(corpus.codes[:, : bits // 8], axis=1, bitorder="little").astype(np.int64)
+    unit = corpus.features / np.linalg.norm(corpus.features, axis=1, keepdims=True)
+    shares = []
+    for query in range(NUM_QUERIES):
+        distances = np.abs(codes[NUM_QUERIES:] - codes[query]).sum(axis=1)
+        nearest = np.argsort(distances, kind="stable")[:k]
+        similar = np.argsort(-(unit[NUM_QUERIES:] @ unit[query]), kind="stable")[:k]
+        shares.append(len({*nearest.tolist()} & {*similar.tolist()}) / k)
+    return float(np.mean(shares))
 
 
 def _published_map(corpus: Corpus, bits: int, k: int) -> float:
