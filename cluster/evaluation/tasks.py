@@ -28,7 +28,10 @@ from cluster.manifests import CodePart
 from cluster.telemetry import log, progress
 
 MAX_RESULT_BYTES = 2**25
-MAX_TASK_PAIRS = 2**30
+TASK_PAIRS = 2**27, 2**33
+"""Comparisons of a task: enough that reading its part is little beside them, and not so many that it lasts."""
+TASKS_AT_LEAST = 32
+"""Where there are enough comparisons, so that the CPUs end at about the same time."""
 
 
 @dataclass(frozen=True)
@@ -151,7 +154,9 @@ def _block_rows(plan: EvaluationPlan, coder: Coder) -> int:
     num_rankings = plan.with_cosine + plan.stored_order * sum(one.method != ASYMMETRIC for one in coder.series)
     bytes_per_query += num_rankings * plan.k * RANK_BYTES + plan.with_cosine * 8 * plan.queries.manifest.features
     largest_part = max(part.rows for part in plan.database.parts)
-    return max(1, min(MAX_RESULT_BYTES // bytes_per_query, MAX_TASK_PAIRS // largest_part))
+    least, most = TASK_PAIRS
+    pairs = min(most, max(least, plan.queries.rows * plan.database.rows // TASKS_AT_LEAST))
+    return max(1, min(MAX_RESULT_BYTES // bytes_per_query, pairs // largest_part))
 
 
 def _zeros(*shape: int) -> Counts:

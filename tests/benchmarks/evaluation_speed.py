@@ -41,7 +41,7 @@ def main() -> None:
     draws = np.random.default_rng(options.seed)
     labels = draws.random((options.count, options.classes)) < 2 / options.classes
     query_labels = draws.random((options.queries, options.classes)) < 2 / options.classes
-    signs, query_signs, float_labels = _signs(data.database), _signs(data.queries), labels.astype(np.float32)
+    signs, query_signs, float_labels = signs_of(data.database), signs_of(data.queries), labels.astype(np.float32)
     found: dict[str, npt.NDArray[np.float64]] = {}
 
     def ours() -> None:
@@ -51,7 +51,7 @@ def main() -> None:
 
     def published() -> None:
         asked = zip(query_signs[: options.few], query_labels[: options.few].astype(np.float32), strict=True)
-        found[_PUBLISHED] = np.array([_published(q, signs, own, float_labels, options.k) for q, own in asked])
+        found[_PUBLISHED] = np.array([published_precision(q, signs, own, float_labels, options.k) for q, own in asked])
 
     few = histogram(data.queries[: options.few], data.database, query_labels[: options.few], labels)
     published()
@@ -73,12 +73,13 @@ def main() -> None:
     measuring.report("evaluation_speed", options, checks, rows)
 
 
-def _signs(codes: Codes) -> _Floats:
+def signs_of(codes: Codes) -> _Floats:
+    """Codes as -1 and 1, float32 (N, B)."""
     return 2 * np.unpackbits(codes, axis=1, bitorder="little").astype(np.float32) - 1
 
 
-def _published(query: _Floats, database: _Floats, label: _Floats, labels: _Floats, k: int) -> float:
-    """Average precision at k of one query."""
+def published_precision(query: _Floats, database: _Floats, label: _Floats, labels: _Floats, k: int) -> float:
+    """Average precision at k of one query, as published code computes it."""
     relevant = labels @ label > 0
     hamming = 0.5 * (database.shape[1] - database @ query)
     nearest = relevant[np.argsort(hamming)][:k]

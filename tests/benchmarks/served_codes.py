@@ -12,43 +12,36 @@ another run, which then measures the service alone.
 """
 
 import argparse
-import functools
-import os
 import resource
 import shutil
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 from ray import serve as ray_serve
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from cibhash.types import Codes, Neighbors
 from cluster.client import SearchClient
-from cluster.code_tables import QUARANTINE_SCHEMA, code_schema, packed_array, parquet_bytes, write_listed
-from cluster.code_versions import publish_codes
 from cluster.config import IndexConfig, RayConfig, ServeConfig
-from cluster.encoders import encoder_info
 from cluster.index.build import build_index
 from cluster.index.shard_files import read_shard_files
 from cluster.index.shard_index import ShardIndex
 from cluster.index.versions import open_current, open_index
-from cluster.manifests import CodeManifest, CodePart, QuarantineTable
 from cluster.service.app import APP_NAME, running_service
 from cluster.service.router import shard_name
 from cluster.service.shard_group import ShardGroup
 from tests.benchmarks import measuring
-from tests.benchmarks.clustered_codes import large_part
+from tests.benchmarks.large_tables import write_large_table
 from tests.datasets import published_encoder
 from tests.service_fixture import free_port
 
-_BITS, _PART, _BATCH_K = 64, 2**22, 100
+_BITS, _BATCH_K = 64, 100
 _GB = 1e9
 
 
@@ -88,7 +81,8 @@ def _build(home: str, options: argparse.Namespace) -> measuring.Row:
     if Path(home, "index", "CURRENT").exists():
         return {}
     begun = time.perf_counter()
-    table = _write_table(home, options.count)
+    encoder = published_encoder(f"{home}/encoder", bits=(_BITS,))
+    table = write_large_table(f"{home}/codes", options.count, _BITS, encoder)
     table_s = time.perf_counter() - begun
     begun = time.perf_counter()
     config = IndexConfig(
@@ -107,55 +101,6 @@ def _build(home: str, options: argparse.Namespace) -> measuring.Row:
         "codes_gb": options.count * _BITS / 8 / _GB,
         "driver_peak_gb": peak / _GB,
     }
-
-
-def _write_table(home: str, count: int) -> str:
-    """A code table of generated codes, ids counting up."""
-    uri, encoder = f"{home}/codes", published_encoder(f"{home}/encoder", bits=(_BITS,))
-    with ProcessPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        parts = list(pool.map(functools.partial(_write_part, uri, count), range(-(-count // _PART))))
-    none = write_listed(uri, "quarantine/none.parquet", parquet_bytes(QUARANTINE_SCHEMA.empty_table()))
-    manifest = CodeManifest(
-        encoder_digest=encoder_info(encoder).digest,
-        encoder_uri=encoder,
-        dataset_digest="d" * 64,
-        dataset_uri="nowhere/dataset",
-        bits=_BITS,
-        prefixes=(_BITS,),
-        parts=tuple(parts),
-        quarantine=QuarantineTable(**none.model_dump(), rows=0),
-        rows_in=count,
-        rows_out=count,
-        quarantined=0,
-    )
-    publish_codes(uri, manifest, None)
-    return uri
-
-
-def _write_part(uri: str, count: int, number: int) -> CodePart:
-    first = number * _PART
-    rows = min(_PART, count - first)
-    ids = np.arange(first, first + rows)
-    columns = [
-        pa.array(ids),
-        pa.array(ids).cast(pa.string()),
-        packed_array(large_part(number, rows, _BITS)),
-        pa.ListArray.from_arrays(pa.array(np.zeros(rows + 1, np.int32)), pa.array([], pa.int32())),
-        pa.DictionaryArray.from_arrays(pa.array(np.zeros(rows, np.int32)), ["a.tar"]).cast(pa.string()),
-        pa.array(ids * 1024),
-        pa.array(np.full(rows, 900, np.int32)),
-    ]
-    table = pa.table(columns, schema=code_schema(_BITS))
-    return CodePart(
-        **write_listed(uri, f"parts/part-{number:06d}.parquet", parquet_bytes(table)).model_dump(),
-        shard=f"shard-{number:06d}.tar",
-        shard_sha256=f"{number:064x}",
-        rows_in=rows,
-        rows=rows,
-        quarantined=0,
-        min_id=first,
-        max_id=first + rows - 1,
-    )
 
 
 def _queries(uri: str, count: int) -> Codes:

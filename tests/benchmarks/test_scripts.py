@@ -65,7 +65,9 @@ def test_a_script_runs(script: str) -> None:
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize("script", ["ray_overhead", "service_load", "encode_throughput", "served_codes"])
+@pytest.mark.parametrize(
+    "script", ["ray_overhead", "service_load", "encode_throughput", "served_codes", "evaluation_job"]
+)
 def test_a_script_with_ray_runs(script: str) -> None:
     _check(script)
 
