@@ -6,8 +6,8 @@ Codes as in `hamming_search.py`, rows with a key each. A batch of 1,000 queries 
 straight to `cibhash.hamming.search` with as many threads as there are shards, in turn. Single queries (JSON, k = 10)
 and requests to a Serve deployment that only answers are sent in turn by 1, 16 and 64 clients; the clients share the
 machine with the service. The memory of a shard's replica is what it has to itself, beyond that of a shard of one code,
-and the codes, which are mapped; rows that were looked at are pages of a file that the system may drop. Goals: 0.8 of the
-bare throughput, 1.1 times codes and ids.
+and the codes, which are mapped; rows that were looked at are pages of a file that the system may drop. Goals: 0.8 of
+the bare throughput, 1.1 times codes and ids.
 """
 
 import argparse
