@@ -259,7 +259,7 @@ class ServeConfig(ShardSearchConfig):
     port: Annotated[int, Field(ge=1, le=65535)] = 8000
     """Port of the service."""
     replicas: PositiveInt = 1
-    """Replicas of every shard, and of what answers HTTP."""
+    """Replicas of every shard, of what encodes images, and of what answers HTTP."""
     token_file: str = ""
     """File with the bearer tokens that may query, one per line."""
     slots: PositiveInt | None = None

@@ -118,7 +118,11 @@ def build_app(config: ServeConfig) -> ray_serve.Application:
         for slot in range(num_slots)
     ]
     encoder = ray_serve.deployment(
-        name=ENCODER_NAME, max_ongoing_requests=64, graceful_shutdown_timeout_s=ENCODE_DEADLINE_S + _GRACE_S, **_REPLICA
+        name=ENCODER_NAME,
+        num_replicas=config.replicas,
+        max_ongoing_requests=64,
+        graceful_shutdown_timeout_s=ENCODE_DEADLINE_S + _GRACE_S,
+        **_REPLICA,
     )(QueryEncoder)
     ingress = ray_serve.deployment(
         name=INGRESS_NAME,
