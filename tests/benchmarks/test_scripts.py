@@ -58,6 +58,7 @@ def _check(script: str) -> None:
         "device_search",
         "index_kinds",
         "dedup_speed",
+        "thread_scaling",
     ],
 )
 def test_a_script_runs(script: str) -> None:
