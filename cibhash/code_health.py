@@ -83,20 +83,30 @@ def code_health(bits_a: npt.ArrayLike, bits_b: npt.ArrayLike) -> CodeHealth:
     )
 
 
-def _pairwise_mutual_information(bits_NB: npt.NDArray[np.uint8]) -> _Floats:
-    """I(X; Y) = H(X) + H(Y) - H(X, Y) of all B (B - 1) / 2 pairs of bits, in bits, from one matrix product."""
-    num_images, bits = bits_NB.shape
-    # float64 counts are exact, and its matrix product is many times faster than one of integers.
-    ones_NB = bits_NB.astype(np.float64)
-    ones_B = ones_NB.sum(axis=0)
-    both_BB = ones_NB.T @ ones_NB
+def mutual_information(both_BB: npt.NDArray[np.float64 | np.int64], num_images: int) -> _Floats:
+    """I(X; Y) = H(X) + H(Y) - H(X, Y) of all pairs of bits, in bits, from counts that add up over parts of the codes.
+
+    Args:
+        both_BB: Codes in which both bits are 1, (B, B); the diagonal counts the ones of each bit.
+        num_images: N, at least 1.
+
+    Returns:
+        float64 (B, B), symmetric; the diagonal is the entropy of each bit. Independent bits give about 0.72 / N.
+    """
+    ones_B = np.diagonal(both_BB)
     first_BB, second_BB = ones_B[:, None] - both_BB, ones_B[None, :] - both_BB
     neither_BB = num_images - both_BB - first_BB - second_BB
     joint_BB = sum(_surprise(count_BB / num_images) for count_BB in (both_BB, first_BB, second_BB, neither_BB))
     entropy_B = _bit_entropy(ones_B / num_images)
-    information_BB = entropy_B[:, None] + entropy_B[None, :] - joint_BB
     # Rounding may leave -1e-16 where the information is 0.
-    return np.maximum(information_BB[np.triu_indices(bits, k=1)], 0)
+    return np.maximum(entropy_B[:, None] + entropy_B[None, :] - joint_BB, 0)
+
+
+def _pairwise_mutual_information(bits_NB: npt.NDArray[np.uint8]) -> _Floats:
+    """Of all B (B - 1) / 2 pairs of different bits."""
+    # float64 counts are exact, and its matrix product is many times faster than one of integers.
+    ones_NB = bits_NB.astype(np.float64)
+    return mutual_information(ones_NB.T @ ones_NB, len(bits_NB))[np.triu_indices(bits_NB.shape[1], k=1)]
 
 
 def _agreement_of_different_images(a_NB: npt.NDArray[Any], b_NB: npt.NDArray[Any]) -> float:

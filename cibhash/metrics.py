@@ -12,15 +12,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from cibhash.ties import (
-    Counts,
-    Cut,
-    Floats,
-    average_precision_bounds,
-    cut_at,
-    expected_average_precision,
-    expected_precision_sums,
-)
+from cibhash.metric_terms import QueryMetrics, RadiusMetrics, expected_hits, query_terms, share
+from cibhash.ties import Counts, Floats, cut_at
 
 _BLOCK_CELLS = 2**17
 """Counts that are worked on at once."""
@@ -44,6 +37,10 @@ class RetrievalMetrics:
     """Largest `map_at_k` that an order of the ties can give."""
     map_worst: float
     """Least `map_at_k` that an order of the ties can give."""
+    map_all: float
+    """Mean average precision over the whole database (mAP@ALL)."""
+    ndcg_at_k: float
+    """Normalized discounted cumulative gain; a relevant item gains 1, also one that shares several labels."""
     precision_at_k: float
     """Share of the top k that is relevant."""
     recall_at_k: float
@@ -52,38 +49,33 @@ class RetrievalMetrics:
     """(B + 1,) share of the items within each inclusive radius that is relevant; 0 for an empty ball."""
     recall_by_radius: Floats
     """(B + 1,) share of the relevant items that is within each radius."""
+    map_by_radius: Floats
+    """(B + 1,) mean average precision of the items within each radius alone (MAP@H<=r); 0 for an empty ball."""
     empty_ball_share: Floats
     """(B + 1,) share of the queries without any item within each radius."""
     median_tie_block: float
     """Median number of items that share the distance of rank k."""
-    average_precision: Floats
-    """(Q,) the terms of `map_at_k`, for intervals over queries."""
+    per_query: QueryMetrics
+    """What the means are of, for intervals over queries, classes and single queries."""
     k: int
     """As asked, which may be above `num_database`."""
     num_queries: int
     num_database: int
     """Items per query; the largest where queries differ."""
 
+    @property
+    def average_precision(self) -> Floats:
+        """(Q,) the terms of `map_at_k`."""
+        return self.per_query.average_precision
 
-class _PerQuery(NamedTuple):
-    """The terms of the means over queries, (Q,) each; named as in `RetrievalMetrics`."""
+    @property
+    def ramap(self) -> float:
+        """Radius-aware mAP (arXiv 1905.10951): the mean of the precision within a radius over the radii 0 to B.
 
-    average_precision: Floats
-    min_kr: Floats
-    r: Floats
-    best: Floats
-    worst: Floats
-    precision: Floats
-    recall: Floats
-    tie_block: Floats
-
-
-class _ByRadius(NamedTuple):
-    """Sums over queries, (B + 1,) each; named as in `RetrievalMetrics`."""
-
-    precision: Floats
-    recall: Floats
-    empty_balls: Floats
+        As public code computes it, an empty ball counting 0; without the paper's penalty for the buckets that a radius
+        probes, which leaves radius 0 alone.
+        """
+        return float(self.precision_by_radius.mean())
 
 
 class PrecisionRecall(NamedTuple):
@@ -111,23 +103,26 @@ def from_histogram(total: npt.ArrayLike, relevant: npt.ArrayLike, *, k: int) -> 
     k = operator.index(k)
     if k <= 0:
         raise ValueError(f"k is {k}, expected at least 1")
-    blocks = [_terms(total_QD[rows], relevant_QD[rows], k) for rows in _query_blocks(*total_QD.shape)]
-    found = _PerQuery(*(np.concatenate(values) for values in zip(*(terms for terms, _ in blocks), strict=True)))
-    by_radius = _ByRadius(*(np.sum(sums, axis=0) for sums in zip(*(sums for _, sums in blocks), strict=True)))
+    blocks = [query_terms(total_QD[rows], relevant_QD[rows], k) for rows in _query_blocks(*total_QD.shape)]
+    found = QueryMetrics(*(np.concatenate(values) for values in zip(*(terms for terms, _ in blocks), strict=True)))
+    by_radius = RadiusMetrics(*(np.sum(sums, axis=0) for sums in zip(*(sums for _, sums in blocks), strict=True)))
     num_queries = len(total_QD)
     return RetrievalMetrics(
         map_at_k=float(found.average_precision.mean()),
-        map_at_k_min_kr=float(found.min_kr.mean()),
-        map_at_k_r=float(found.r.mean()),
-        map_best=float(found.best.mean()),
-        map_worst=float(found.worst.mean()),
+        map_at_k_min_kr=float(found.average_precision_min_kr.mean()),
+        map_at_k_r=float(found.average_precision_r.mean()),
+        map_best=float(found.average_precision_best.mean()),
+        map_worst=float(found.average_precision_worst.mean()),
+        map_all=float(found.average_precision_all.mean()),
+        ndcg_at_k=float(found.ndcg.mean()),
         precision_at_k=float(found.precision.mean()),
         recall_at_k=float(found.recall.mean()),
         precision_by_radius=by_radius.precision / num_queries,
         recall_by_radius=by_radius.recall / num_queries,
+        map_by_radius=by_radius.average_precision / num_queries,
         empty_ball_share=by_radius.empty_balls / num_queries,
         median_tie_block=float(np.median(found.tie_block)),
-        average_precision=found.average_precision,
+        per_query=found,
         k=k,
         num_queries=num_queries,
         num_database=int(total_QD.sum(axis=1).max()),
@@ -158,9 +153,9 @@ def precision_recall_by_rank(total: npt.ArrayLike, relevant: npt.ArrayLike, rank
     hits_RQ = np.zeros((len(ranks_R), len(total_QD)))
     for rows in _query_blocks(*total_QD.shape):
         for index, rank in enumerate(ranks_R.tolist()):
-            hits_RQ[index, rows] = _expected_hits(cut_at(total_QD[rows], relevant_QD[rows], rank))
+            hits_RQ[index, rows] = expected_hits(cut_at(total_QD[rows], relevant_QD[rows], rank))
     depth_RQ = np.minimum(ranks_R[:, None], num_items)
-    return PrecisionRecall(_share(hits_RQ, depth_RQ).mean(axis=1), _share(hits_RQ, num_relevant).mean(axis=1))
+    return PrecisionRecall(share(hits_RQ, depth_RQ).mean(axis=1), share(hits_RQ, num_relevant).mean(axis=1))
 
 
 def _query_blocks(num_queries: int, num_distances: int) -> Iterator[slice]:
@@ -168,50 +163,6 @@ def _query_blocks(num_queries: int, num_distances: int) -> Iterator[slice]:
     step = max(1, _BLOCK_CELLS // num_distances)
     for start in range(0, num_queries, step):
         yield slice(start, min(start + step, num_queries))
-
-
-def _terms(total_QD: Counts, relevant_QD: Counts, k: int) -> tuple[_PerQuery, _ByRadius]:
-    """What some queries contribute to the metrics of all."""
-    cut = cut_at(total_QD, relevant_QD, k)
-    items_within, relevant_within = np.cumsum(total_QD, axis=1), np.cumsum(relevant_QD, axis=1)
-    num_items, num_relevant = items_within[:, -1], relevant_within[:, -1]
-    depth = np.minimum(k, num_items)
-    worst, best = average_precision_bounds(cut)
-    _, precision_sum = expected_precision_sums(cut)
-    hits = _expected_hits(cut)
-    per_query = _PerQuery(
-        average_precision=expected_average_precision(cut),
-        min_kr=_share(precision_sum, np.minimum(k, num_relevant)),
-        r=_share(precision_sum, num_relevant),
-        best=best,
-        worst=worst,
-        precision=_share(hits, depth),
-        recall=_share(hits, num_relevant),
-        tie_block=_tie_block(total_QD, items_within, depth).astype(np.float64),
-    )
-    by_radius = _ByRadius(
-        precision=_share(relevant_within, items_within).sum(axis=0),
-        recall=_share(relevant_within, num_relevant[:, None]).sum(axis=0),
-        empty_balls=(items_within == 0).sum(axis=0, dtype=np.float64),
-    )
-    return per_query, by_radius
-
-
-def _expected_hits(cut: Cut) -> Floats:
-    """Expected relevant items in the top k: those of the whole groups and their share of the straddling one, (Q,)."""
-    return cut.whole_relevant + cut.room * _share(cut.straddling_relevant, cut.straddling_items)
-
-
-def _tie_block(total_QD: Counts, items_within_QD: Counts, depth_Q: Counts) -> Counts:
-    column = np.argmax(items_within_QD >= depth_Q[:, None], axis=1)[:, None]
-    sizes: Counts = np.take_along_axis(total_QD, column, axis=1)[:, 0]
-    return sizes
-
-
-def _share(part: npt.NDArray[np.int64 | np.float64], whole: Counts) -> Floats:
-    """Quotient, 0 where the denominator is 0."""
-    whole = np.broadcast_to(whole, part.shape)
-    return np.divide(part, whole, out=np.zeros(part.shape), where=whole > 0)
 
 
 def _check_counts(total: npt.ArrayLike, relevant: npt.ArrayLike) -> tuple[Counts, Counts]:

@@ -16,6 +16,7 @@ Relevance = Callable[[slice, slice], npt.NDArray[np.bool_]]
 """From a range of queries and a range of the database to bool (q, n): whether the pair shares a label."""
 
 NO_LABEL = -1
+_GATHERED_LABELS = 2**24
 
 
 def share_label(query_labels: Labels, database_labels: Labels, num_queries: int, num_database: int) -> Relevance:
@@ -33,6 +34,35 @@ def share_label(query_labels: Labels, database_labels: Labels, num_queries: int,
     """
     labels = checked_labels(query_labels, database_labels, num_queries, num_database)
     return _share_single(*labels) if labels[0].ndim == 1 else _share_any(*labels)
+
+
+def relevant_at(
+    query_labels: Labels, database_labels: Labels, positions: npt.NDArray[np.int64]
+) -> npt.NDArray[np.bool_]:
+    """Whether each query shares a label with the images at its own positions of the database.
+
+    Args:
+        query_labels: int (Q,) or bool (Q, C), as for `share_label`.
+        database_labels: int (N,) or bool (N, C).
+        positions: int (Q, K), each from 0 to N - 1.
+
+    Returns:
+        bool (Q, K).
+
+    Raises:
+        ValueError: as for `share_label`.
+    """
+    of_queries, of_database = checked_labels(query_labels, database_labels, len(positions), len(database_labels))
+    if of_queries.ndim == 1:
+        single: npt.NDArray[np.bool_] = of_database[positions] == of_queries[:, None]
+        single[of_queries == NO_LABEL] = False
+        return single
+    shared = np.zeros(positions.shape, dtype=np.bool_)
+    step = max(1, _GATHERED_LABELS // max(1, positions.shape[1] * of_queries.shape[1]))
+    for start in range(0, len(positions), step):
+        rows = slice(start, start + step)
+        shared[rows] = (of_database[positions[rows]] & of_queries[rows, None, :]).any(axis=2)
+    return shared
 
 
 def checked_labels(

@@ -81,8 +81,8 @@ def harmonic_difference(start: npt.ArrayLike, count: npt.ArrayLike) -> Floats:
     return difference
 
 
-def expected_precision_sums(cut: Cut) -> tuple[Floats, Floats]:
-    """Expectations of the sum of precisions at the relevant ranks: of the whole groups alone, and of the top k.
+def precision_sums_by_group(cut: Cut) -> Floats:
+    """Expected sum of the precisions at the relevant ranks of each group, within the top k, (Q, B + 1).
 
     A group of n items, r relevant, after s items, c relevant gives, from its first m items,
     (r/n) * sum over t = 1..m of [c + 1 + (t - 1)(r - 1)/(n - 1)] / (s + t).
@@ -91,8 +91,14 @@ def expected_precision_sums(cut: Cut) -> tuple[Floats, Floats]:
     s, c = cut.items_before, cut.relevant_before
     first = harmonic_difference(s, m)
     later = m - (s + 1) * first
-    sums = r / np.maximum(n, 1) * ((c + 1) * first + (r - 1) / np.maximum(n - 1, 1) * later)
-    return np.sum(sums * (m == n), axis=1), np.sum(sums, axis=1)
+    sums: Floats = r / np.maximum(n, 1) * ((c + 1) * first + (r - 1) / np.maximum(n - 1, 1) * later)
+    return sums
+
+
+def expected_precision_sums(cut: Cut) -> tuple[Floats, Floats]:
+    """Expected sums of the precisions at the relevant ranks, (Q,): of the whole groups alone, and of the top k."""
+    sums = precision_sums_by_group(cut)
+    return np.sum(sums * (cut.items == cut.group_items), axis=1), np.sum(sums, axis=1)
 
 
 def expected_average_precision(cut: Cut) -> Floats:

@@ -349,7 +349,7 @@ class EvaluateConfig(JobConfig):
     database: str
     """Code table of the database, with labels."""
     output: str
-    """Where metrics.json, metrics.md and report.html go."""
+    """Where metrics.json, queries.parquet, metrics.md and report.html go."""
     k: PositiveInt = 1000
     """Ranks of mAP@k, precision@k and recall@k."""
     bits: CodeLengths = ()
@@ -359,8 +359,16 @@ class EvaluateConfig(JobConfig):
     queries and database (all three encoded with --features)."""
     seed: Seed = 0
     """Seed of the baselines."""
+    stored_order: bool = False
+    """Evaluate mAP@k with equal distances in the order of ids too, as code that sorts a stored database does: for
+    comparison with published numbers. It ranks, so it costs more than all the rest."""
+    exclude_self: bool = False
+    """A query that is in the database too does not count for itself: by id where both tables are of one dataset, else
+    by key."""
+    exclude: str = ""
+    """Parquet or CSV file of more pairs that do not count, with the columns query_id and database_id."""
     example_queries: NonNegativeInt = 8
-    """Query images shown with their neighbors in the report."""
+    """Query images shown with their neighbors in the report: half of them the best, half the worst."""
     title: str = ""
     """Heading of the report; default: the dataset's name."""
     name: str = OUR_NAME

@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
-from math import log, prod
+from math import fsum, log, log2, prod
 
 import numpy as np
 import torch
@@ -103,6 +103,25 @@ def enumerate_hits(total: Sequence[int], relevant: Sequence[int], k: int) -> Fra
     """Mean number of relevant items in the top k over all orders of ties."""
     values = [sum(order[:k]) for order in ranking_orders(total, relevant)]
     return Fraction(sum(values), len(values))
+
+
+def ndcg(ranking: Sequence[int], k: int) -> float:
+    """NDCG@k of one order, binary gains."""
+    best = sorted(ranking, reverse=True)
+    gain, ideal = (sum(hit / log2(rank + 2) for rank, hit in enumerate(order[:k])) for order in (ranking, best))
+    return gain / ideal if ideal else 0.0
+
+
+def enumerate_ndcg(total: Sequence[int], relevant: Sequence[int], k: int) -> float:
+    """Mean NDCG@k over all orders of ties."""
+    values = [ndcg(order, k) for order in ranking_orders(total, relevant)]
+    return fsum(values) / len(values)
+
+
+def precision_within(total: Sequence[int], relevant: Sequence[int], radius: int) -> Fraction:
+    """Relevant items within an inclusive radius over all items there; an empty ball counts 0."""
+    items, hits = sum(total[: radius + 1]), sum(relevant[: radius + 1])
+    return Fraction(int(hits), int(items)) if items else Fraction(0)
 
 
 def num_orders(total: Sequence[int], relevant: Sequence[int]) -> int:

@@ -29,6 +29,7 @@ def make_code_table(
     features: npt.NDArray[np.float32] | None = None,
     logits: npt.NDArray[np.float32] | None = None,
     quarantined: Sequence[int] = (),
+    image_bytes: int = 100,
 ) -> str:
     """Writes a complete code table, whose last part accounts for the ids `quarantined`, and returns its URI."""
     uri, count, bits = str(folder), len(codes), codes.shape[1] * 8
@@ -40,7 +41,7 @@ def make_code_table(
         pa.array([list(row) for row in labels] if labels is not None else [[]] * count, pa.list_(pa.int32())),
         pa.array(list(shards) if shards is not None else ["shard-000000.tar"] * count, pa.string()),
         pa.array(np.arange(count, dtype=np.int64) * 1024 + 512),
-        pa.array(np.full(count, 100, np.int32)),
+        pa.array(np.full(count, image_bytes, np.int32)),
     ]
     if features is not None:
         columns.append(vector_array(features))

@@ -4,23 +4,20 @@ Knows nothing of how shards are scanned or results shown. Only a few offenders a
 the shards that hold repeated images are read once more for the names, by Ray tasks.
 """
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
 import ray
 
-from cibhash.errors import NotFound
-from cluster import storage
+from cluster.class_names import class_names
 from cluster.doctor.duplicates import EqualRows, Repeats, Rows
 from cluster.doctor.findings import KINDS, SEVERITIES, FindingKind, Offender
 from cluster.doctor.results import DatasetSummary, DoctorReport, Finding, NamedOffender, Overlap
 from cluster.doctor.scan import Place, ShardScan, Tally, locate_samples
-from cluster.doctor.targets import Target, classes_uris
+from cluster.doctor.targets import Target
 from cluster.doctor_config import DoctorConfig
 from cluster.in_flight import completed, default_limit, named_call
-from cluster.telemetry import log
 
 UNBALANCED = 10
 _TRAINING_PAIR = {"train", "database"}
@@ -39,7 +36,7 @@ def assemble(config: DoctorConfig, targets: Sequence[Target], scans: Mapping[str
     for name, tally in tallies.items():
         for scan in scans[name]:
             tally.merge(scan.tally)
-    classes = _class_names(targets)
+    classes = class_names(target.uri for target in targets)
     summaries = {target.name: _summary(target, scans[target.name]) for target in targets}
     for target in targets:
         tally = tallies[target.name]
@@ -130,19 +127,6 @@ def _check_labels(
 
 def _by_number(label: str) -> tuple[int, str]:
     return (int(label) if label.isdecimal() else 2**63, label)
-
-
-def _class_names(targets: Sequence[Target]) -> dict[str, str]:
-    """The names of labels in the first `classes.json` beside or in a dataset; a broken one is a line in the log."""
-    for uri in classes_uris(targets):
-        try:
-            content = json.loads(storage.read_bytes(uri))
-            return {str(label): str(name) for label, name in content.items()}
-        except NotFound:
-            continue
-        except (ValueError, AttributeError, RecursionError):
-            log("doctor: not an object of class names", file=uri)
-    return {}
 
 
 @dataclass(frozen=True)

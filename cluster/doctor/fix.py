@@ -11,10 +11,11 @@ from dataclasses import dataclass, replace
 
 from cibhash.errors import ConfigError, DataError, NotFound
 from cluster import storage
+from cluster.class_names import classes_uris
 from cluster.datasets import commit_dataset, find_dataset, refuse_other
 from cluster.doctor.fix_shard import FixedShard, FixTask, fix_shard
 from cluster.doctor.scan import ShardScan
-from cluster.doctor.targets import Target, classes_uris
+from cluster.doctor.targets import Target
 from cluster.in_flight import completed, default_limit, named_call
 from cluster.manifests import DatasetManifest
 from cluster.packing.pack import CLASSES_FILE
@@ -124,7 +125,7 @@ def _manifest(target: Target, copies: Sequence[FixedShard]) -> DatasetManifest:
 
 def _copy_classes(targets: Sequence[Target], uri: str) -> None:
     """Puts the first names of labels beside the copies, if there are any."""
-    for source in classes_uris(targets):
+    for source in classes_uris(target.uri for target in targets):
         try:
             content = storage.read_bytes(source)
         except NotFound:

@@ -4,7 +4,6 @@ Knows nothing of what is in a shard. Reads manifests, and lists folders only whe
 """
 
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from cibhash.errors import ConfigError, NotFound
@@ -13,7 +12,6 @@ from cluster import storage
 from cluster.datasets import located
 from cluster.listing import list_folder
 from cluster.manifests import DatasetManifest, load_manifest
-from cluster.packing.pack import CLASSES_FILE
 
 MAX_DATASETS = 64
 _BARE_SPLIT = "all"
@@ -56,13 +54,6 @@ def open_targets(uris: tuple[str, ...]) -> tuple[Target, ...]:
     if len(targets) > MAX_DATASETS:
         raise ConfigError(f"{len(targets)} datasets, the limit of one check is {MAX_DATASETS}")
     return tuple(_named(targets))
-
-
-def classes_uris(targets: Iterable[Target]) -> list[str]:
-    """Where names of labels may lie: in each dataset, or beside it."""
-    folders = [folder for target in targets for folder in (target.uri, target.uri.rpartition("/")[0])]
-    usable = [folder for folder in folders if folder not in ("", "s3:/") and not folder.endswith(".tar")]
-    return [storage.join(folder, CLASSES_FILE) for folder in dict.fromkeys(usable)]
 
 
 def _open(uri: str) -> list[Target]:

@@ -1,20 +1,20 @@
-"""Health of a whole code table from one pass over its parts: distinct codes and the balance of every bit.
+"""Health of a whole code table from one pass over its parts: balance and redundancy of bits, tie blocks, collisions.
 
-Knows nothing of Ray and files. Statistics of parts merge in any order to the same result, in bounded memory: distinct
-codes are counted from the smallest hash values, exactly up to `SKETCH_CODES` and to about 0.1 % beyond.
+Knows nothing of Ray and files. Statistics of parts merge in any order to the same result, in bounded memory.
 """
 
 from dataclasses import dataclass
-from functools import reduce
 
 import numpy as np
 import numpy.typing as npt
 
 from cibhash.binary import prefix, unpack_bits
-from cibhash.types import Codes
+from cibhash.types import Codes, Ids, Labels
+from cluster.evaluation.collisions import SAMPLE_IMAGES, CollisionSample, collision_sample, merge_collision_samples
+from cluster.evaluation.tie_blocks import SKETCH_CODES, TieBlocks, merge_tie_blocks, tie_blocks
 
-SKETCH_CODES = 2**20
 _ROWS = 2**16
+"""Few enough for float32 counts to be exact."""
 
 
 @dataclass(frozen=True)
@@ -22,54 +22,57 @@ class CodeStatistics:
     """What one part, or several merged, says of its codes."""
 
     count: int
-    ones: npt.NDArray[np.int64]
-    """int64 (B,): codes in which the bit is 1."""
-    smallest: dict[int, npt.NDArray[np.uint64]]
-    """By code length: the smallest distinct hash values, ascending, at most `limit`."""
-    limit: int
+    both: npt.NDArray[np.int64]
+    """int64 (B, B): codes in which both bits are 1; the diagonal counts the ones of each bit."""
+    ties: dict[int, TieBlocks]
+    """By code length."""
+    labeled: dict[int, CollisionSample]
+    """By code length."""
+
+    @property
+    def ones(self) -> npt.NDArray[np.int64]:
+        """int64 (B,): codes in which the bit is 1."""
+        return np.diagonal(self.both)
 
 
-def code_statistics(codes: Codes, lengths: tuple[int, ...], *, limit: int = SKETCH_CODES) -> CodeStatistics:
+def code_statistics(
+    codes: Codes,
+    labels: Labels,
+    ids: Ids,
+    lengths: tuple[int, ...],
+    *,
+    sketch_codes: int = SKETCH_CODES,
+    sample_images: int = SAMPLE_IMAGES,
+) -> CodeStatistics:
     """Counts of one part.
 
     Args:
         codes: Packed codes, uint8 (N, B/8).
-        lengths: Prefix lengths whose distinct codes are counted.
-        limit: Hash values kept per length.
+        labels: int (N,), -1 for none, or bool (N, C).
+        ids: int64 (N,).
+        lengths: Prefix lengths whose tie blocks and collisions are counted.
+        sketch_codes: Distinct codes kept per length.
+        sample_images: Labeled images kept per length.
     """
-    ones = np.zeros(8 * codes.shape[1], np.int64)
+    bits = 8 * codes.shape[1]
+    both = np.zeros((bits, bits), np.int64)
     for start in range(0, len(codes), _ROWS):
-        ones += unpack_bits(codes[start : start + _ROWS]).sum(axis=0, dtype=np.int64)
-    smallest = {bits: np.unique(_hash_values(prefix(codes, bits)))[:limit] for bits in lengths}
-    return CodeStatistics(len(codes), ones, smallest, limit)
+        ones_NB = unpack_bits(codes[start : start + _ROWS]).astype(np.float32)
+        both += (ones_NB.T @ ones_NB).astype(np.int64)
+    prefixes = {length: prefix(codes, length) for length in lengths}
+    return CodeStatistics(
+        count=len(codes),
+        both=both,
+        ties={length: tie_blocks(part, limit=sketch_codes) for length, part in prefixes.items()},
+        labeled={length: collision_sample(part, labels, ids, limit=sample_images) for length, part in prefixes.items()},
+    )
 
 
 def merge_statistics(first: CodeStatistics, second: CodeStatistics) -> CodeStatistics:
     """Statistics of both parts together."""
-    smallest = {
-        bits: np.union1d(values, second.smallest[bits])[: first.limit] for bits, values in first.smallest.items()
-    }
-    return CodeStatistics(first.count + second.count, first.ones + second.ones, smallest, first.limit)
-
-
-def num_distinct(statistics: CodeStatistics, bits: int) -> int:
-    """Number of distinct codes: exact below the limit, else estimated from the largest hash value kept."""
-    values = statistics.smallest[bits]
-    if len(values) < statistics.limit:
-        return len(values)
-    return min(statistics.count, round((len(values) - 1) / (float(values[-1]) / 2.0**64)))
-
-
-def _hash_values(codes: Codes) -> npt.NDArray[np.uint64]:
-    """One well-mixed uint64 per code; for codes up to 64 bits no two are equal."""
-    padded = np.pad(codes, ((0, 0), (0, -codes.shape[1] % 8)))
-    words = np.ascontiguousarray(padded).view("<u8").T
-    return reduce(lambda mixed, word: _mix(mixed ^ word), words, np.zeros(len(codes), np.uint64))
-
-
-def _mix(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    """The finalizer of SplitMix64: a bijection of the 64-bit integers."""
-    values = values + np.uint64(0x9E3779B97F4A7C15)
-    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return values ^ (values >> np.uint64(31))
+    return CodeStatistics(
+        count=first.count + second.count,
+        both=first.both + second.both,
+        ties={bits: merge_tie_blocks(one, second.ties[bits]) for bits, one in first.ties.items()},
+        labeled={bits: merge_collision_samples(one, second.labeled[bits]) for bits, one in first.labeled.items()},
+    )

@@ -14,12 +14,15 @@ import pyarrow.parquet as pq
 
 from cibhash.errors import ConfigError, ManifestMismatch
 from cibhash.types import Ids
+from cluster.code_tables import ids_of
 from cluster.config import ComparedTables, EvaluateConfig
+from cluster.evaluation.exclusions import Exclusions
 from cluster.evaluation.label_form import LabelForm
 from cluster.evaluation.methods import ASYMMETRIC, OURS
 from cluster.evaluation.plan import EvaluationPlan, Table, open_table
 from cluster.evaluation.scoring import Counts, Series
-from cluster.evaluation.tasks import read_ids, score_all
+from cluster.evaluation.table_columns import read_columns
+from cluster.evaluation.tasks import score_all
 from cluster.manifests import read_verified, same_encoder
 from cluster.telemetry import log
 
@@ -47,30 +50,42 @@ def plan_comparisons(config: EvaluateConfig, plan: EvaluationPlan) -> tuple[Comp
     return tuple(_plan(tables, plan) for tables in config.compared_tables)
 
 
-def score_comparisons(comparisons: Sequence[Comparison], plan: EvaluationPlan, form: LabelForm) -> dict[Series, Counts]:
+@dataclass(frozen=True)
+class ComparedScores:
+    """What compared encoders scored, rows in the order of the main queries."""
+
+    counts: Mapping[Series, Counts]
+    stored_order: Mapping[Series, npt.NDArray[np.float64]]
+
+
+def score_comparisons(
+    comparisons: Sequence[Comparison], plan: EvaluationPlan, form: LabelForm, exclusions: Exclusions
+) -> ComparedScores:
     """Scores every compared encoder's queries against its database.
 
     Args:
         comparisons: Of `plan_comparisons`.
         plan: Of the main tables.
         form: Of the labels.
-
-    Returns:
-        Histograms by series, their rows in the order of the main queries.
+        exclusions: Pairs that do not count.
 
     Raises:
         ManifestMismatch: the queries have other ids than the main ones; found before anything is scored.
     """
     if not comparisons:
-        return {}
-    ids = read_ids(plan.queries)
-    orders = [_query_order(ids, read_ids(one.plan.queries), one, plan) for one in comparisons]
-    counts = {}
+        return ComparedScores({}, {})
+    ids = ids_of(read_columns(plan.queries, ["id"]))
+    others = [ids_of(read_columns(one.plan.queries, ["id"])) for one in comparisons]
+    orders = [_query_order(ids, *pair, plan) for pair in zip(others, comparisons, strict=True)]
+    counts, stored_order = {}, {}
     for comparison, order in zip(comparisons, orders, strict=True):
         log(f"evaluate: comparing with {comparison.name}")
-        for series, found in score_all(comparison.plan, form, {}).counts.items():
+        scored = score_all(comparison.plan, form, {}, exclusions)
+        for series, found in scored.counts.items():
             counts[series._replace(encoder=comparison.name)] = Counts(found.total[order], found.relevant[order])
-    return counts
+        for series, precision in scored.stored_order.items():
+            stored_order[series._replace(encoder=comparison.name)] = precision[order]
+    return ComparedScores(counts, stored_order)
 
 
 def side_by_side(main: Mapping[Series, Counts], compared: Mapping[Series, Counts]) -> dict[Series, Counts]:

@@ -5,25 +5,31 @@ and parts of the database in any split; every metric is a closed form of their s
 workers changes a number. Nothing is written before all numbers are there, and `report.html` is written last.
 """
 
-from collections.abc import Sequence
+import hashlib
 from dataclasses import dataclass
 
-from cibhash.errors import CIBHashError
 from cluster import storage
 from cluster.config import EvaluateConfig
-from cluster.evaluation.baselines import itq_lengths, num_fit_rows
-from cluster.evaluation.comparison import Comparison, plan_comparisons, score_comparisons, side_by_side
-from cluster.evaluation.examples import Example, find_examples
-from cluster.evaluation.measures import RESAMPLES, ComparedMargins, Measured, health, measure, verdict
+from cluster.evaluation.assembly import assemble, baseline_notes
+from cluster.evaluation.classes import query_classes
+from cluster.evaluation.command import command_line
+from cluster.evaluation.comparison import plan_comparisons, score_comparisons, side_by_side
+from cluster.evaluation.examples import find_examples
+from cluster.evaluation.exclusions import find_exclusions
+from cluster.evaluation.measures import measure
 from cluster.evaluation.methods import ASYMMETRIC, BASELINE_NAMES, OURS, asymmetric_name
-from cluster.evaluation.plan import EvaluationPlan, Table, plan_evaluation
-from cluster.evaluation.report import Locations, report_html
+from cluster.evaluation.plan import EvaluationPlan, plan_evaluation
+from cluster.evaluation.query_table import QUERIES_FILE, queries_parquet
+from cluster.evaluation.report import report_html
 from cluster.evaluation.result_tables import markdown
-from cluster.evaluation.results import ComparedEncoder, Evaluation, TableRecord
+from cluster.evaluation.results import Evaluation
 from cluster.evaluation.scoring import Series
-from cluster.evaluation.tasks import Scored, fit_all, score_all, survey_tables
-from cluster.manifests import DatasetManifest, load_manifest
-from cluster.runtime import ray_session, versions
+from cluster.evaluation.sections.provenance import Origin
+from cluster.evaluation.surveys import survey_tables
+from cluster.evaluation.table_columns import read_columns
+from cluster.evaluation.tasks import fit_all, score_all
+from cluster.manifests import ListedFile
+from cluster.runtime import ray_session
 from cluster.telemetry import log
 
 
@@ -58,16 +64,16 @@ class EvaluateResult:
 
 
 def evaluate(config: EvaluateConfig) -> EvaluateResult:
-    """Evaluates, writes `metrics.json`, `metrics.md` and `report.html` below `config.output`, and sums up.
+    """Evaluates, writes `metrics.json`, `queries.parquet`, `metrics.md`, `report.html`, and sums up.
 
     With `dry_run` only the tables' manifests are read and checked; the result has no numbers.
 
     Raises:
-        ManifestMismatch: the tables come from different encoders, a compared encoder's tables are not of the same
-            images, or a part is not what its manifest lists.
+        ManifestMismatch: the tables come from different encoders or have codes of different lengths, a compared
+            encoder's tables are not of the same images, or a part is not what its manifest lists.
         ConfigError: a length is longer than the stored codes, baselines are asked of tables without features, or a
             compared encoder has none of the lengths.
-        DataError: queries or database have no labels.
+        DataError: queries or database have no rows or no labels, or the list of pairs to exclude has unknown ids.
     """
     plan = plan_evaluation(config)
     comparisons = plan_comparisons(config, plan)
@@ -76,82 +82,51 @@ def evaluate(config: EvaluateConfig) -> EvaluateResult:
         return _result(output, config.name, plan, None)
     with ray_session(config.ray):
         surveyed = survey_tables(plan)
-        compared = score_comparisons(comparisons, plan, surveyed.form)
-        scored = score_all(plan, surveyed.form, fit_all(plan))
-        notes = (
-            *plan.notes,
-            *surveyed.notes,
-            *_baseline_notes(plan),
-            *(note for one in comparisons for note in one.notes),
+        exclusions = find_exclusions(config, plan)
+        queries = read_columns(plan.queries, ["id", "key", "labels"])
+        compared = score_comparisons(comparisons, plan, surveyed.form, exclusions)
+        scored = score_all(plan, surveyed.form, fit_all(plan), exclusions)
+        classes = query_classes(queries)
+        measured = measure(
+            side_by_side(scored.counts, compared.counts),
+            scored.cosine,
+            k=plan.k,
+            seed=plan.seed,
+            stored_order={**scored.stored_order, **compared.stored_order},
+            classes=classes,
         )
-        counts = side_by_side(scored.counts, compared)
-        measured, precision = measure(counts, scored.cosine, k=plan.k, seed=plan.seed)
-        evaluation = _evaluation(config, plan, comparisons, scored, measured, notes)
-        longest = Series(OURS, max(plan.lengths))
-        examples = find_examples(plan, precision[longest], longest.bits, config.example_queries)
-    _write(output, plan, comparisons, evaluation, examples)
+        longest = measured.per_query[Series(OURS, max(plan.lengths))]
+        examples = find_examples(
+            plan, longest, classes.first_label(plan.queries.rows), max(plan.lengths), config.example_queries, exclusions
+        )
+    every_query = queries_parquet(queries, measured.per_query)
+    notes = (
+        *plan.notes,
+        *surveyed.notes,
+        *exclusions.notes,
+        *baseline_notes(plan),
+        *(note for one in comparisons for note in one.notes),
+    )
+    listed = ListedFile(path=QUERIES_FILE, bytes=len(every_query), sha256=hashlib.sha256(every_query).hexdigest())
+    evaluation = assemble(config, plan, comparisons, scored, measured, classes, listed, notes)
+    origin = Origin(command_line(config), _uris(plan), {one.name: _uris(one.plan) for one in comparisons})
+    _write(output, evaluation, every_query, report_html(evaluation, examples, origin))
     for _, sentence in evaluation.verdicts:
         log(f"evaluate: {sentence}")
     return _result(output, config.name, plan, evaluation)
 
 
-def _evaluation(
-    config: EvaluateConfig,
-    plan: EvaluationPlan,
-    comparisons: Sequence[Comparison],
-    scored: Scored,
-    measured: Measured,
-    notes: tuple[str, ...],
-) -> Evaluation:
-    beats_itq, sentence = verdict(measured.margins, over_hyperplanes=measured.over_hyperplanes)
-    return Evaluation(
-        title=config.title or _default_title(plan.database),
-        k=plan.k,
-        k_asked=plan.k_asked,
-        queries=plan.queries.rows,
-        database=plan.database.rows,
-        name=config.name,
-        encoder_digest=plan.database.manifest.encoder_digest,
-        tables=_table_records(plan),
-        seed=plan.seed,
-        bootstrap_resamples=RESAMPLES,
-        series=measured.series,
-        float_cosine=measured.float_cosine,
-        health=health(scored.statistics, plan.lengths),
-        margins=measured.margins,
-        beats_itq=beats_itq,
-        verdict=sentence,
-        compared=tuple(_compared_encoder(one, measured.compared[one.name]) for one in comparisons),
-        notes=notes,
-        versions=versions(),
-    )
-
-
-def _compared_encoder(comparison: Comparison, margins: ComparedMargins) -> ComparedEncoder:
-    beats_itq, sentence = verdict(margins.over_itq, comparison.name, over_hyperplanes=margins.over_hyperplanes)
-    return ComparedEncoder(
-        name=comparison.name,
-        encoder_digest=comparison.plan.database.manifest.encoder_digest,
-        tables=_table_records(comparison.plan),
-        margins=margins.behind,
-        margins_over_itq=margins.over_itq,
-        beats_itq=beats_itq,
-        verdict=sentence,
-    )
-
-
-def _write(
-    output: str,
-    plan: EvaluationPlan,
-    comparisons: Sequence[Comparison],
-    evaluation: Evaluation,
-    examples: tuple[Example, ...],
-) -> None:
-    uris = {one.name: _uris(one.plan) for one in comparisons}
-    page = report_html(evaluation, examples, Locations(_uris(plan), uris))
+def _write(output: str, evaluation: Evaluation, every_query: bytes, page: str) -> None:
+    storage.write_bytes(storage.join(output, QUERIES_FILE), every_query)
     storage.write_bytes(storage.join(output, "metrics.json"), evaluation.to_json())
     storage.write_bytes(storage.join(output, "metrics.md"), markdown(evaluation).encode())
     storage.write_bytes(storage.join(output, "report.html"), page.encode())
+
+
+def _uris(plan: EvaluationPlan) -> dict[str, str]:
+    """Where the tables, by role, and their encoder lie."""
+    tables: dict[str, str] = {role: table.uri for role, table in plan.tables.items()}
+    return tables | {"encoder": plan.database.manifest.encoder_uri}
 
 
 def _result(output: str, name: str, plan: EvaluationPlan, evaluation: Evaluation | None) -> EvaluateResult:
@@ -180,40 +155,3 @@ def _result(output: str, name: str, plan: EvaluationPlan, evaluation: Evaluation
         verdict=evaluation.verdict if evaluation is not None else "",
         compared_verdicts={other.name: other.verdict for other in others if other.verdict},
     )
-
-
-def _default_title(database: Table) -> str:
-    """The name of the database's dataset, or of its folder where the dataset is no longer there."""
-    uri = database.manifest.dataset_uri
-    try:
-        return load_manifest(DatasetManifest, uri).name
-    except CIBHashError:
-        return uri.rstrip("/").rsplit("/", 1)[-1]
-
-
-def _table_records(plan: EvaluationPlan) -> tuple[TableRecord, ...]:
-    return tuple(
-        TableRecord(
-            role=role, digest=table.manifest.digest, dataset_digest=table.manifest.dataset_digest, rows=table.rows
-        )
-        for role, table in plan.tables.items()
-    )
-
-
-def _uris(plan: EvaluationPlan) -> dict[str, str]:
-    """Where the tables, by role, and their encoder lie."""
-    tables: dict[str, str] = {role: table.uri for role, table in plan.tables.items()}
-    return tables | {"encoder": plan.database.manifest.encoder_uri}
-
-
-def _baseline_notes(plan: EvaluationPlan) -> list[str]:
-    if plan.fit is None:
-        return []
-    notes = []
-    reached = itq_lengths(plan.fit, plan.lengths)
-    if missing := [str(bits) for bits in plan.lengths if bits not in reached]:
-        found = f"{plan.fit.manifest.features} features of {plan.fit.rows} images"
-        notes.append(f"No PCA-ITQ at {', '.join(missing)} bits: {found} do not have as many directions.")
-    if (count := num_fit_rows(plan.fit)) < plan.fit.rows:
-        notes.append(f"The baselines were fitted on a seeded sample of {count:,} of {plan.fit.rows:,} images.")
-    return notes

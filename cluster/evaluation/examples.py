@@ -1,7 +1,7 @@
 """Example queries with their nearest neighbors, for people to look at.
 
-Knows nothing of how they are shown. The queries are spread over the quantiles of average precision, best first, so
-that failures are shown as well as successes; equal evaluations give equal examples.
+Knows nothing of how they are shown. They are the queries with the highest and those with the lowest average precision,
+of those that have a relevant image in the database; equal evaluations give equal examples.
 """
 
 from collections.abc import Mapping
@@ -14,9 +14,11 @@ import ray
 
 from cibhash.binary import prefix
 from cibhash.hamming import search
+from cibhash.metric_terms import QueryMetrics
 from cibhash.types import PADDING_ID, Codes, Ids, Neighbors
 from cluster import storage
 from cluster.code_tables import codes_of, ids_of, read_part
+from cluster.evaluation.exclusions import Exclusions
 from cluster.evaluation.plan import EvaluationPlan, Table
 from cluster.in_flight import completed, default_limit, named_call
 from cluster.index.merge import merge_neighbors
@@ -43,6 +45,8 @@ class Example:
     query: Row
     bits: int
     average_precision: float
+    is_best: bool
+    """Of the best queries; else of the worst."""
     neighbors: tuple[ExampleNeighbor, ...]
 
 
@@ -52,37 +56,65 @@ class _Found:
     rows: Mapping[int, Row]
 
 
-def choose_queries(average_precision: npt.NDArray[np.float64], count: int) -> npt.NDArray[np.int64]:
-    """Positions of `count` queries at evenly spaced quantiles of average precision, best first, ties by position."""
-    order = np.argsort(-average_precision, kind="stable")
-    quantiles = np.linspace(0, len(order) - 1, min(count, len(order))).round().astype(np.int64)
-    return order[quantiles]
+def choose_queries(found: QueryMetrics, labels: Ids, count: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Positions of the best queries, best first, and of the worst, worst first; of an odd count one more is worst.
+
+    Only queries with a relevant image count, and none is chosen twice. Among equal ones labels take turns, then
+    positions decide.
+
+    Args:
+        found: Of all queries.
+        labels: A label of each query, int64 (Q,).
+        count: Queries at most.
+    """
+    able = np.flatnonzero(found.num_relevant)
+    order = able[_in_turns(-found.average_precision[able], labels[able])]
+    best = order[: min(count, len(order)) // 2]
+    order = able[_in_turns(found.average_precision[able], labels[able])]
+    worst = order[~np.isin(order, best)][: count - count // 2]
+    return best, worst
+
+
+def _in_turns(values: npt.NDArray[np.float64], labels: Ids) -> npt.NDArray[np.int64]:
+    """Positions in the order of values; of equal ones the first of every label, then the second of every label, ..."""
+    together = np.lexsort((labels, values))
+    starts = np.ones(len(values), bool)
+    starts[1:] = (np.diff(values[together]) != 0) | (np.diff(labels[together]) != 0)
+    places = np.arange(len(values))
+    turns = np.empty(len(values), np.int64)
+    turns[together] = places - np.maximum.accumulate(np.where(starts, places, 0))
+    return np.lexsort((places, turns, values))
 
 
 def find_examples(
-    plan: EvaluationPlan, average_precision: npt.NDArray[np.float64], bits: int, count: int
+    plan: EvaluationPlan, scores: QueryMetrics, labels: Ids, bits: int, count: int, exclusions: Exclusions
 ) -> tuple[Example, ...]:
     """Chooses example queries and searches the database for their neighbors, exactly.
 
     Args:
         plan: The tables.
-        average_precision: Per query, float64 (Q,), at this code length.
+        scores: Of the queries at this code length.
+        labels: A label of each query, int64 (Q,).
         bits: Code length of the search.
         count: Example queries at most.
+        exclusions: Pairs that do not count, and are not shown either.
     """
-    if not count:
+    best, worst = choose_queries(scores, labels, count)
+    positions = np.concatenate([best, worst])
+    if not len(positions):
         return ()
-    positions = choose_queries(average_precision, count)
     queries, codes = _query_rows(plan.queries, positions, bits)
-    found = _search(plan.database, codes, min(NUM_NEIGHBORS, plan.database.rows))
+    hidden = {(int(query), int(one)) for query, one in exclusions.of_queries(np.array([row.id for row in queries]))}
+    found = _search(plan.database, codes, min(NUM_NEIGHBORS + len(hidden), plan.database.rows))
     examples = []
-    for query, position, ids, distances in zip(queries, positions, *found.neighbors, strict=True):
-        neighbors = (
+    for place, (query, position, ids, distances) in enumerate(zip(queries, positions, *found.neighbors, strict=True)):
+        neighbors = [
             ExampleNeighbor(found.rows[int(one)], int(distance), bool({*query.labels} & {*found.rows[int(one)].labels}))
             for one, distance in zip(ids, distances, strict=True)
-            if one != PADDING_ID
-        )
-        examples.append(Example(query, bits, float(average_precision[position]), tuple(neighbors)))
+            if one != PADDING_ID and (place, int(one)) not in hidden
+        ]
+        score = float(scores.average_precision[position])
+        examples.append(Example(query, bits, score, place < len(best), tuple(neighbors[:NUM_NEIGHBORS])))
     return tuple(examples)
 
 

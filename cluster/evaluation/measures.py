@@ -1,4 +1,4 @@
-"""From the histograms of every series to metrics, intervals and the verdict on the baselines.
+"""From the histograms of every series to metrics, intervals and differences.
 
 Knows nothing of Ray, files and how results are shown.
 """
@@ -10,12 +10,23 @@ import numpy as np
 import numpy.typing as npt
 
 from cibhash import metrics
-from cluster.evaluation.code_health import CodeStatistics, num_distinct
+from cibhash.metric_terms import QueryMetrics
+from cluster.evaluation.bootstrap import bootstrap_means, interval_of
+from cluster.evaluation.classes import QueryClasses
 from cluster.evaluation.methods import ASYMMETRIC, ITQ, OURS, RANDOM_HYPERPLANES
-from cluster.evaluation.results import EMPTY_BALL_RADIUS, FloatMetrics, Health, Interval, Margin, SeriesMetrics
+from cluster.evaluation.results import EMPTY_BALL_RADIUS, FloatMetrics, Interval, Margin, SeriesMetrics
 from cluster.evaluation.scoring import Counts, Series
 
-RESAMPLES = 1000
+_AVERAGE_PRECISION = "average_precision"
+_INTERVALS = {
+    "map_all": "average_precision_all",
+    "map_at_k_min_kr": "average_precision_min_kr",
+    "map_at_k_r": "average_precision_r",
+    "ndcg_at_k": "ndcg",
+    "precision_at_k": "precision",
+    "recall_at_k": "recall",
+}
+"""Metrics beside mAP@k that get an interval, and the terms of `QueryMetrics` that they are means of."""
 NUM_RANKS = 30
 
 
@@ -41,11 +52,19 @@ class Measured:
     """Over random hyperplanes."""
     compared: Mapping[str, ComparedMargins]
     """By name of the encoder."""
+    per_query: Mapping[Series, QueryMetrics]
+    """The terms of the series' means, in the order of the queries."""
 
 
 def measure(
-    counts: Mapping[Series, Counts], cosine: npt.NDArray[np.float64] | None, *, k: int, seed: int
-) -> tuple[Measured, Mapping[Series, npt.NDArray[np.float64]]]:
+    counts: Mapping[Series, Counts],
+    cosine: npt.NDArray[np.float64] | None,
+    *,
+    k: int,
+    seed: int,
+    stored_order: Mapping[Series, npt.NDArray[np.float64]] | None = None,
+    classes: QueryClasses | None = None,
+) -> Measured:
     """Metrics of every series.
 
     Args:
@@ -53,20 +72,30 @@ def measure(
         cosine: Average precision per query of the float features, float64 (Q,), or None.
         k: At most the size of the database.
         seed: Of the bootstrap; all series see the same resamples, so differences are paired.
-
-    Returns:
-        The metrics, and the average precision of every series per query, float64 (Q,).
+        stored_order: Average precision per query with equal distances in the order of ids, by series.
+        classes: Of the queries.
     """
     found = {series: metrics.from_histogram(*histograms, k=k) for series, histograms in counts.items()}
-    precision = {series: one.average_precision for series, one in found.items()}
-    rows = list(precision.values()) + ([cosine] if cosine is not None else [])
-    resampled = dict(zip([*precision, None], bootstrap_means(np.stack(rows), seed).T, strict=False))
-    ranks = log_spaced_ranks(int(next(iter(counts.values())).total[0].sum()))
-    measured = tuple(
-        _series_metrics(series, one, counts[series], ranks, _interval(resampled[series]))
-        for series, one in found.items()
-    )
-    sampled = {series: (one.map_at_k, resampled[series]) for series, one in found.items()}
+    names = [(series, name) for series in found for name in (_AVERAGE_PRECISION, *_INTERVALS.values())]
+    rows = [getattr(found[series].per_query, name) for series, name in names]
+    rows += [cosine] if cosine is not None else []
+    resampled = dict(zip([*names, None], bootstrap_means(np.stack(rows), seed).T, strict=False))
+    ranks = log_spaced_ranks(int(next(iter(counts.values())).total.sum(axis=1).max()))
+    measured = []
+    for series, one in found.items():
+        intervals = {name: interval_of(resampled[series, term]) for name, term in _INTERVALS.items()}
+        measured.append(
+            _series_metrics(
+                series,
+                one,
+                counts[series],
+                ranks,
+                intervals | {_AVERAGE_PRECISION: interval_of(resampled[series, _AVERAGE_PRECISION])},
+                (stored_order or {}).get(series),
+                classes,
+            )
+        )
+    sampled = {series: (one.map_at_k, resampled[series, _AVERAGE_PRECISION]) for series, one in found.items()}
     ours, itq, hyperplanes = (OURS, ""), (ITQ, ""), (RANDOM_HYPERPLANES, "")
     compared = {
         name: ComparedMargins(
@@ -77,83 +106,20 @@ def measure(
     }
     upper = None
     if cosine is not None:
-        upper = FloatMetrics(map_at_k=float(cosine.mean()), interval=_interval(resampled[None]))
-    over_itq, over_hyperplanes = (_margins(sampled, ours, baseline) for baseline in (itq, hyperplanes))
-    return Measured(measured, upper, over_itq, over_hyperplanes, compared), precision
-
-
-def verdict(
-    margins: tuple[Margin, ...], name: str = "", *, over_hyperplanes: tuple[Margin, ...] = ()
-) -> tuple[bool | None, str]:
-    """Whether an encoder's mAP is above the baselines' at every length compared, and the sentence that says so.
-
-    Args:
-        margins: Over ITQ.
-        name: Of a compared encoder; empty: the main one.
-        over_hyperplanes: Over random hyperplanes, which are mentioned only where they are not beaten.
-    """
-    who, poor = name or "THIS ENCODER", _lost(over_hyperplanes)
-    warning = f"{who} DOES NOT BEAT RANDOM HYPERPLANES: mAP {poor}. Something is wrong with it." if poor else ""
-    if not margins:
-        return (False if poor else None), warning
-    if lost := _lost(margins):
-        advice = "" if name else " PCA-ITQ on the same features is the better choice."
-        return False, f"{who} DOES NOT BEAT ITQ: mAP {lost}.{advice} {warning}".rstrip()
-    least = min(margins, key=lambda margin: margin.difference)
-    unsure = [str(margin.bits) for margin in margins if margin.interval.low <= 0]
-    doubt = f"; within the noise of the queries at {', '.join(unsure)} bits" if unsure else ""
-    beats = f"{name} beats" if name else "Beats"
-    sentence = f"{beats} ITQ at every length, by at least {least.difference:.4f} mAP ({least.bits} bits){doubt}."
-    return not poor, f"{sentence} {warning}".rstrip()
-
-
-def _lost(margins: tuple[Margin, ...]) -> str:
-    """The lengths at which there is no gain, as text."""
-    return ", ".join(f"{margin.difference:+.4f} at {margin.bits} bits" for margin in margins if margin.difference <= 0)
-
-
-def health(statistics: CodeStatistics, lengths: tuple[int, ...]) -> tuple[Health, ...]:
-    """Distinct codes and bit balance per length."""
-    ones = statistics.ones / statistics.count
-    return tuple(
-        Health(
-            bits=bits,
-            distinct_share=num_distinct(statistics, bits) / statistics.count,
-            least_balanced=float(ones[np.argmax(np.abs(ones[:bits] - 0.5))]),
-            mean_imbalance=float(np.abs(ones[:bits] - 0.5).mean()),
-            constant_bits=int(np.count_nonzero((ones[:bits] == 0) | (ones[:bits] == 1))),
-        )
-        for bits in lengths
+        upper = FloatMetrics(map_at_k=float(cosine.mean()), interval=interval_of(resampled[None]))
+    return Measured(
+        series=tuple(measured),
+        float_cosine=upper,
+        margins=_margins(sampled, ours, itq),
+        over_hyperplanes=_margins(sampled, ours, hyperplanes),
+        compared=compared,
+        per_query={series: one.per_query for series, one in found.items()},
     )
-
-
-def bootstrap_means(values: npt.NDArray[np.float64], seed: int) -> npt.NDArray[np.float64]:
-    """Means over resampled queries; a row's are the same whatever the other rows.
-
-    Args:
-        values: float64 (S, Q): per series and query.
-        seed: Of the resamples, which are the same for all series.
-
-    Returns:
-        float64 (RESAMPLES, S).
-    """
-    generator = np.random.default_rng(seed)
-    num_queries = values.shape[1]
-    means = np.empty((RESAMPLES, len(values)))
-    for resample in range(RESAMPLES):
-        weights = np.bincount(generator.integers(num_queries, size=num_queries), minlength=num_queries)
-        means[resample] = (values * weights).sum(axis=1) / num_queries  # a matrix product sums rows by their place
-    return means
 
 
 def log_spaced_ranks(count: int) -> tuple[int, ...]:
     """About `NUM_RANKS` ranks from 1 to `count`, evenly spaced in their logarithm."""
     return tuple(int(rank) for rank in np.unique(np.geomspace(1, count, NUM_RANKS).round().astype(np.int64)))
-
-
-def _interval(means: npt.NDArray[np.float64]) -> Interval:
-    low, high = np.percentile(means, (2.5, 97.5))
-    return Interval(low=float(low), high=float(high))
 
 
 def _margins(
@@ -171,31 +137,50 @@ def _margins(
         one, other = (Series(method, bits, encoder) for method, encoder in (first, second))
         if one in sampled and other in sampled:
             (value, means), (other_value, other_means) = sampled[one], sampled[other]
-            found.append(Margin(bits=bits, difference=value - other_value, interval=_interval(means - other_means)))
+            found.append(Margin(bits=bits, difference=value - other_value, interval=interval_of(means - other_means)))
     return tuple(found)
 
 
 def _series_metrics(
-    series: Series, found: metrics.RetrievalMetrics, counts: Counts, ranks: tuple[int, ...], interval: Interval
+    series: Series,
+    found: metrics.RetrievalMetrics,
+    counts: Counts,
+    ranks: tuple[int, ...],
+    intervals: dict[str, Interval],
+    stored_order: npt.NDArray[np.float64] | None,
+    classes: QueryClasses | None,
 ) -> SeriesMetrics:
     precision, recall = metrics.precision_recall_by_rank(counts.total, counts.relevant, np.array(ranks))
     hamming = series.method != ASYMMETRIC
+
+    def by_radius(values: npt.NDArray[np.float64]) -> tuple[float, ...]:
+        return tuple(values.tolist()) if hamming else ()
+
     return SeriesMetrics(
         method=series.key,
         bits=series.bits,
-        map_at_k=float(found.map_at_k),
-        interval=interval,
-        map_worst=float(found.map_worst),
-        map_best=float(found.map_best),
-        map_at_k_min_kr=float(found.map_at_k_min_kr),
-        map_at_k_r=float(found.map_at_k_r),
-        precision_at_k=float(found.precision_at_k),
-        recall_at_k=float(found.recall_at_k),
+        map_at_k=found.map_at_k,
+        interval=intervals.pop(_AVERAGE_PRECISION),
+        map_worst=found.map_worst,
+        map_best=found.map_best,
+        map_at_k_min_kr=found.map_at_k_min_kr,
+        map_at_k_r=found.map_at_k_r,
+        map_all=found.map_all,
+        map_stored_order=float(stored_order.mean()) if stored_order is not None else None,
+        ndcg_at_k=found.ndcg_at_k,
+        precision_at_k=found.precision_at_k,
+        recall_at_k=found.recall_at_k,
+        intervals=intervals,
+        ramap=found.ramap if hamming else None,
         empty_ball_share=float(found.empty_ball_share[EMPTY_BALL_RADIUS]) if hamming else None,
-        median_tie_block=float(found.median_tie_block),
-        precision_by_radius=tuple(float(value) for value in found.precision_by_radius) if hamming else (),
-        recall_by_radius=tuple(float(value) for value in found.recall_by_radius) if hamming else (),
+        median_tie_block=found.median_tie_block,
+        precision_by_radius=by_radius(found.precision_by_radius),
+        recall_by_radius=by_radius(found.recall_by_radius),
+        map_by_radius=by_radius(found.map_by_radius),
+        empty_balls_by_radius=by_radius(found.empty_ball_share),
         ranks=ranks,
-        precision_by_rank=tuple(float(value) for value in precision),
-        recall_by_rank=tuple(float(value) for value in recall),
+        precision_by_rank=tuple(precision.tolist()),
+        recall_by_rank=tuple(recall.tolist()),
+        map_by_class=classes.means(found.per_query.average_precision) if classes else (),
+        precision_by_class=classes.means(found.per_query.precision) if classes else (),
     )

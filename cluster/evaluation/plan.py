@@ -4,10 +4,11 @@ Knows nothing of Ray. Whatever cannot work is refused here: tables of different 
 baselines without features.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from cibhash.errors import ConfigError, DataError
+from cibhash.errors import ConfigError, DataError, ManifestMismatch
 from cluster import storage
 from cluster.code_versions import open_codes
 from cluster.config import EvaluateConfig
@@ -51,6 +52,8 @@ class EvaluationPlan:
     with_asymmetric: bool
     """The queries have logits, so the asymmetric distance to the database's codes can be computed."""
     notes: tuple[str, ...]
+    stored_order: bool = False
+    """Rank the codes too, equal distances in the order of ids."""
 
     @property
     def tables(self) -> dict[Role, Table]:
@@ -64,7 +67,8 @@ def plan_evaluation(config: EvaluateConfig) -> EvaluationPlan:
 
     Raises:
         NotFound: a table is missing or not complete.
-        ManifestMismatch: two tables come from different encoders; names both digests.
+        ManifestMismatch: two tables come from different encoders (names both digests), or have codes or features of
+            different lengths.
         ConfigError: a length is longer than the stored codes, or a table lacks features for the baselines.
         DataError: queries or database have no rows.
     """
@@ -77,6 +81,7 @@ def plan_evaluation(config: EvaluateConfig) -> EvaluationPlan:
             raise DataError(f"{table.uri}: the code table has no rows")
         if fit is not None and not table.manifest.features:
             raise ConfigError(f"{table.uri}: has no features, which --baseline-fit needs: encode it with --features")
+    _check_layout(tables)
     lengths = config.bits or database.manifest.prefixes
     if max(lengths) > database.manifest.bits:
         raise ConfigError(f"{max(lengths)} bits: the codes of {database.uri} have {database.manifest.bits}")
@@ -91,6 +96,7 @@ def plan_evaluation(config: EvaluateConfig) -> EvaluationPlan:
         with_cosine=bool(queries.manifest.features and database.manifest.features),
         with_asymmetric=queries.manifest.logits,
         notes=tuple(_notes(config, queries, database, lengths)),
+        stored_order=config.stored_order,
     )
 
 
@@ -103,15 +109,29 @@ def open_table(uri: str) -> Table:
     return Table(storage.absolute(uri), open_codes(uri))
 
 
+def _check_layout(tables: Sequence[Table]) -> None:
+    """Refuses codes or features of different lengths, which one encoder cannot have made."""
+    for what in ("bits", "features"):
+        sizes = [(getattr(table.manifest, what), table.uri) for table in tables]
+        sizes = [one for one in sizes if one[0]]
+        for size, uri in sizes[1:]:
+            if size != sizes[0][0]:
+                raise ManifestMismatch(f"{uri} has {size} {what} per image, but {sizes[0][1]} has {sizes[0][0]}")
+
+
 def _notes(config: EvaluateConfig, queries: Table, database: Table, lengths: tuple[int, ...]) -> list[str]:
     notes = []
     if config.k > database.rows:
         notes.append(f"k = {config.k} is more than the database holds: all metrics are at k = {database.rows}.")
-    if queries.manifest.digest == database.manifest.digest:
-        notes.append("Queries and database are the same table: every query finds itself first.")
+    if queries.manifest.digest == database.manifest.digest and not config.exclude_self:
+        notes.append("Queries and database are the same table: every query finds itself first (see --exclude-self).")
     untrained = [str(bits) for bits in lengths if bits not in database.manifest.prefixes]
     if untrained:
         notes.append(f"The encoder was not trained for prefixes of {', '.join(untrained)} bits.")
+    if queries.manifest.precision != database.manifest.precision:
+        notes.append(
+            f"The queries were coded in {queries.manifest.precision}, the database in {database.manifest.precision}."
+        )
     for role, table in (("queries", queries), ("database", database)):
         if table.manifest.quarantined:
             notes.append(f"{table.manifest.quarantined} images of the {role} were quarantined and take no part.")

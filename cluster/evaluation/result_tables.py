@@ -4,27 +4,35 @@ Knows nothing of files and pages.
 """
 
 import io
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from cluster.evaluation.methods import ASYMMETRIC, FLOAT_NAME, method_name
+from cluster.evaluation.methods import ASYMMETRIC, FLOAT_NAME, OURS, method_name
+from cluster.evaluation.metric_cells import (
+    ASYMMETRIC_ABOUT,
+    DETAILS_ABOUT,
+    HEALTH_ABOUT,
+    RADIUS_ABOUT,
+    detail_cells,
+    detail_head,
+    difference_about,
+    health_cells,
+    health_head,
+    radius_cells,
+    radius_head,
+    sampling_about,
+    stored_order_about,
+)
 from cluster.evaluation.results import Evaluation, Margin, SeriesMetrics
 
 if TYPE_CHECKING:
     from cluster.evaluation.evaluate import EvaluateResult
 
-ASYMMETRIC_ABOUT = (
-    "Asymmetric: the same database codes, ranked by the sum of the query’s logits, by size, over the bits that differ."
-)
 _TERMINAL_COLUMNS = 100
-
-
-def difference_about(evaluation: Evaluation) -> str:
-    """What the table of differences to compared encoders shows."""
-    return f"mAP@{evaluation.k} of {evaluation.name} minus the other encoder’s, over the same queries."
 
 
 def format_table(result: "EvaluateResult") -> str:
@@ -69,40 +77,37 @@ def markdown(evaluation: Evaluation) -> str:
         rows = [[one.name, *(_difference(one.margin(bits)) for bits in lengths)] for one in evaluation.compared]
         head = ["difference to", *(f"{bits} bits" for bits in lengths)]
         lines += ["", difference_about(evaluation), "", *_grid(head, rows)]
-    k = evaluation.k
-    head = [
-        "method",
-        "bits",
-        "ties worst",
-        "ties best",
-        f"P@{k}",
-        f"R@{k}",
-        "empty balls, radius 2",
-        "median tie block",
-    ]
-    lines += ["", *_grid(head, [_detail_row(evaluation.name, one) for one in evaluation.series])]
-    head = ["bits", "distinct codes", "mean imbalance", "least balanced bit", "constant bits"]
-    rows = [
-        [
-            str(one.bits),
-            f"{one.distinct_share:.2%}",
-            f"{one.mean_imbalance:.3f}",
-            f"{one.least_balanced:.3f} ones",
-            str(one.constant_bits),
-        ]
-        for one in evaluation.health
-    ]
+    head = ["method", "bits", *detail_head(evaluation)]
+    lines += ["", *_grid(head, _series_rows(evaluation, evaluation.series, detail_cells)), "", DETAILS_ABOUT]
+    lines += [stored_order_about(evaluation)] if stored_order_about(evaluation) else []
+    weightless = [one for one in evaluation.series if one.ramap is not None]
+    head = ["method", "bits", *radius_head()]
+    lines += ["", *_grid(head, _series_rows(evaluation, weightless, radius_cells)), "", RADIUS_ABOUT]
+    lines += _class_lines(evaluation)
+    head = ["bits", *health_head()]
+    rows = [[str(one.bits), *health_cells(one)] for one in evaluation.health]
     if evaluation.compared:
         lines += ["", f"The database’s codes by {evaluation.name}:"]
-    lines += ["", *_grid(head, rows), "", f"Encoder `{evaluation.encoder_digest}`, seed {evaluation.seed}."]
+    lines += ["", *_grid(head, rows), "", HEALTH_ABOUT]
+    lines += ["", sampling_about(evaluation)] if sampling_about(evaluation) else []
+    lines += ["", f"Encoder `{evaluation.encoder_digest}`, seed {evaluation.seed}."]
     lines += [f"{one.name}: encoder `{one.encoder_digest}`." for one in evaluation.compared]
     lines += ["", *(f"- {note}" for note in evaluation.notes)] if evaluation.notes else []
     return "\n".join(lines) + "\n"
 
 
-def empty_balls(one: SeriesMetrics) -> str:
-    """`empty_ball_share` as a cell of a table."""
-    return "–" if one.empty_ball_share is None else f"{one.empty_ball_share:.1%}"
+def _class_lines(evaluation: Evaluation) -> list[str]:
+    """Classes by our codes at the longest length."""
+    one = evaluation.find(OURS, max(evaluation.lengths))
+    if one is None or not evaluation.classes:
+        return []
+    scores = zip(evaluation.classes, one.map_by_class, one.precision_by_class, strict=True)
+    rows = [
+        [f"{_plain(found.name) or found.label}", f"{found.queries:,}", f"{average:.4f}", f"{precision:.4f}"]
+        for found, average, precision in scores
+    ]
+    head = [f"class, {evaluation.name} {one.bits}", "queries", f"mAP@{evaluation.k}", f"P@{evaluation.k}"]
+    return ["", *_grid(head, rows)]
 
 
 def _headline_rows(evaluation: Evaluation) -> list[list[str]]:
@@ -125,16 +130,12 @@ def _difference(margin: Margin | None) -> str:
     return f"{margin.difference:+.4f} [{margin.interval.low:+.4f}, {margin.interval.high:+.4f}]"
 
 
-def _detail_row(main: str, one: SeriesMetrics) -> list[str]:
-    shares = (one.map_worst, one.map_best, one.precision_at_k, one.recall_at_k)
-    numbers = [f"{value:.4f}" for value in shares]
-    return [
-        method_name(one.method, main),
-        str(one.bits),
-        *numbers,
-        empty_balls(one),
-        f"{one.median_tie_block:,.0f}",
-    ]
+def _series_rows(
+    evaluation: Evaluation,
+    series: Iterable[SeriesMetrics],
+    cells: Callable[[Evaluation, SeriesMetrics], list[str]],
+) -> list[list[str]]:
+    return [[method_name(one.method, evaluation.name), str(one.bits), *cells(evaluation, one)] for one in series]
 
 
 def _grid(head: list[str], rows: list[list[str]]) -> list[str]:

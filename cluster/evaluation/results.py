@@ -43,8 +43,19 @@ class SeriesMetrics(Result):
     """The expectation with denominator min(k, relevant items of the database)."""
     map_at_k_r: float
     """The expectation with denominator relevant items of the database."""
+    map_all: float
+    """Over the whole database (mAP@ALL)."""
+    map_stored_order: float | None
+    """mAP@k with equal distances in the order of ids, as sorting a stored database stably gives; None: not asked for,
+    or distances are weighted."""
+    ndcg_at_k: float
+    """A relevant item gains 1, whatever number of labels it shares."""
     precision_at_k: float
     recall_at_k: float
+    intervals: dict[str, Interval]
+    """Of `map_all`, `map_at_k_min_kr`, `map_at_k_r`, `ndcg_at_k`, `precision_at_k` and `recall_at_k`, by name."""
+    ramap: float | None
+    """Mean over the radii 0 to bits of the precision within the radius; None where distances are weighted."""
     empty_ball_share: float | None
     """Queries without any item within radius 2; None where distances are weighted, and no radius means the same to two
     queries."""
@@ -53,9 +64,35 @@ class SeriesMetrics(Result):
     precision_by_radius: tuple[float, ...]
     """Radius 0 to bits; empty where distances are weighted."""
     recall_by_radius: tuple[float, ...]
+    map_by_radius: tuple[float, ...]
+    """mAP of the items within each radius alone, an empty ball counting 0."""
+    empty_balls_by_radius: tuple[float, ...]
+    """Share of the queries without any item within each radius."""
     ranks: tuple[int, ...]
     precision_by_rank: tuple[float, ...]
     recall_by_rank: tuple[float, ...]
+    map_by_class: tuple[float, ...]
+    """`map_at_k` over the queries of each class, in the order of `Evaluation.classes`."""
+    precision_by_class: tuple[float, ...]
+    """`precision_at_k` likewise."""
+
+
+class QueryClass(Result):
+    """A label of queries; a query with several counts for each."""
+
+    label: int
+    name: str
+    """As `classes.json` beside the dataset has it; empty where there is none."""
+    queries: int
+
+
+class QueryTable(Result):
+    """The table of every query's metrics, beside `metrics.json`."""
+
+    path: str
+    bytes: int
+    sha256: str
+    rows: int
 
 
 class FloatMetrics(Result):
@@ -77,6 +114,35 @@ class Health(Result):
     """Mean over bits of |share of ones - 1/2|."""
     constant_bits: int
     """Bits that are the same in every code."""
+    mean_entropy: float
+    """Mean over bits of the entropy of the bit, in bits."""
+    mean_mutual_information: float
+    """Over all pairs of different bits, in bits."""
+    max_mutual_information: float
+    shared_code_share: float
+    """Images that share their code with another one, over images."""
+    largest_tie_block: int
+    """Images that share the most frequent code; of a sample of the codes where `tie_blocks_sampled`."""
+    tie_blocks_by_size: tuple[float, ...]
+    """Shares of the images whose code stands for 1, 2 to 3, 4 to 7, ... images."""
+    tie_blocks_sampled: bool
+    """Tie blocks are those of a random million of the distinct codes."""
+    collision_pairs: int
+    """Pairs of labeled images with equal codes that were looked at."""
+    collision_share: float
+    """Of them, pairs that share no label; 0 without any pair."""
+    collisions_sampled: bool
+    """The pairs are those of a random choice of codes with about 65,000 images."""
+
+
+class BitHealth(Result):
+    """Every bit of the database's codes, at the longest length."""
+
+    bits: int
+    ones: tuple[float, ...]
+    """Share of ones of each bit."""
+    mutual_information: tuple[float, ...]
+    """In bits, of the pairs (0, 1), (0, 2), ..., (1, 2), ..."""
 
 
 class Margin(Result):
@@ -93,6 +159,9 @@ class TableRecord(Result):
     role: Role
     digest: str
     dataset_digest: str
+    dataset: str
+    """Name of the dataset; empty where its manifest is no longer there, or another one by now."""
+    split: str
     rows: int
 
 
@@ -132,9 +201,14 @@ class Evaluation(Result):
     tables: tuple[TableRecord, ...]
     seed: int
     bootstrap_resamples: int
+    classes: tuple[QueryClass, ...]
+    """Of the queries; empty with more than a thousand."""
+    query_table: QueryTable | None
+    """Metrics of every query."""
     series: tuple[SeriesMetrics, ...]
     float_cosine: FloatMetrics | None
     health: tuple[Health, ...]
+    bit_health: BitHealth
     margins: tuple[Margin, ...]
     """Against ITQ, per length; empty without baselines."""
     beats_itq: bool | None

@@ -1,10 +1,10 @@
-"""Scores one block of queries against one part of the database: distance histograms, and most similar features.
+"""Scores one block of queries against one part of the database: distance histograms, and rankings where asked for.
 
 Knows nothing of Ray and files beyond the rows it is given. Whatever the blocks and parts, their scores add up or merge
-to the same. Shapes: Q queries of the block, N rows of the part, B bits, D features, K ranks.
+to the same. Shapes: Q queries of the block, N rows of the part, B bits, D features, P excluded pairs.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -14,15 +14,15 @@ import pyarrow as pa
 
 from cibhash import asymmetric
 from cibhash.baselines import LinearHash
-from cibhash.binary import prefix
+from cibhash.binary import prefix, unpack_bits
 from cibhash.hamming import histogram
-from cibhash.relevance import share_label
+from cibhash.relevance import relevant_at
 from cibhash.types import Codes, Ids, Labels
 from cluster.code_tables import codes_of, features_of, ids_of, logits_of
+from cluster.evaluation.exclusions import NO_EXCLUSIONS, Exclusions, pairs_in
 from cluster.evaluation.label_form import LabelForm
 from cluster.evaluation.methods import ASYMMETRIC, OURS, asymmetric_name
-
-_SIMILARITY_CELLS = 2**22
+from cluster.evaluation.rankings import Pairs, Ranked, most_similar, nearest_codes
 
 
 class Series(NamedTuple):
@@ -53,14 +53,6 @@ class Counts(NamedTuple):
     relevant: npt.NDArray[np.int64]
 
 
-class Similar(NamedTuple):
-    """Rows of the database with the most similar features per query, ordered by (-similarity, id), (Q, <= K) each."""
-
-    similarities: npt.NDArray[np.float32]
-    ids: Ids
-    relevant: npt.NDArray[np.bool_]
-
-
 @dataclass(frozen=True)
 class CodedRows:
     """Some rows of a table as every series needs them."""
@@ -73,6 +65,8 @@ class CodedRows:
     """Of length 1 each, (N, D); None where the upper bound is not asked for."""
     weights: Mapping[Series, asymmetric.Weights] = field(default_factory=dict)
     """Of queries with logits, by asymmetric series."""
+    excluded: npt.NDArray[np.int64] = field(default_factory=lambda: np.empty((0, 2), np.int64))
+    """Of queries: pairs that do not count, int64 (P, 2), the query by position, the database image by id."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +80,7 @@ class Coder:
     with_features: bool
     with_logits: bool = False
     """The queries have logits."""
+    exclusions: Exclusions = NO_EXCLUSIONS
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -106,13 +101,12 @@ class Coder:
     def query_rows(self, table: pa.Table) -> CodedRows:
         """The rows of a part of the queries, which has at least `query_columns`."""
         rows = self.rows(table)
+        rows = replace(rows, excluded=self.exclusions.of_queries(rows.ids))
         if not self.with_logits:
             return rows
         logits = logits_of(table)
-        return replace(
-            rows,
-            weights={Series(ASYMMETRIC, bits): asymmetric.query_weights(logits, bits) for bits in self.lengths},
-        )
+        weights = {Series(ASYMMETRIC, bits): asymmetric.query_weights(logits, bits) for bits in self.lengths}
+        return replace(rows, weights=weights)
 
     def rows(self, table: pa.Table) -> CodedRows:
         """The rows of a part, which has at least `columns`."""
@@ -130,85 +124,48 @@ class Scores:
     """What one block of queries found in one part."""
 
     counts: Mapping[Series, Counts]
-    similar: Similar | None
+    nearest: Mapping[Series, Ranked]
+    """The k nearest codes in the order of (distance, id), of the Hamming series; empty where not asked for."""
+    similar: Ranked | None
+    """The k rows with the most similar features, where there are features."""
 
 
-def score(queries: CodedRows, database: CodedRows, k: int) -> Scores:
-    """Histograms of every series, and the k most similar rows where features are there."""
+def score(queries: CodedRows, database: CodedRows, k: int, *, stored_order: bool = False) -> Scores:
+    """Histograms of every series, without the excluded pairs, and the rankings that are asked for."""
+    excluded = pairs_in(queries.excluded, database.ids)
+    labels = queries.labels, database.labels
     counts = {
-        series: Counts(*histogram(codes, database.codes[series], queries.labels, database.labels))
-        for series, codes in queries.codes.items()
+        series: Counts(*histogram(codes, database.codes[series], *labels)) for series, codes in queries.codes.items()
     }
     for series, weights in queries.weights.items():
-        codes = Series(OURS, series.bits)
-        pair = queries.codes[codes], database.codes[codes]
-        counts[series] = Counts(*asymmetric.histogram(weights, *pair, queries.labels, database.labels))
-    return Scores(counts, None if queries.features is None else most_similar(queries, database, k))
+        ours = Series(OURS, series.bits)
+        pair = queries.codes[ours], database.codes[ours]
+        counts[series] = Counts(*asymmetric.histogram(weights, *pair, *labels))
+    if len(excluded.queries):
+        _take_out(counts, queries, database, excluded)
+    nearest = {}
+    if stored_order:
+        for series, codes in queries.codes.items():
+            nearest[series] = nearest_codes(codes, database.codes[series], labels, database.ids, k, excluded)
+    similar = None
+    if queries.features is not None and database.features is not None:
+        similar = most_similar(queries.features, database.features, labels, database.ids, k, excluded)
+    return Scores(counts, nearest, similar)
 
 
-def most_similar(queries: CodedRows, database: CodedRows, k: int) -> Similar:
-    """The k rows of the part with the highest cosine similarity to each query.
-
-    Products are summed in float64 and compared in float32, so that the order does not follow from how the linear
-    algebra library cuts its blocks; equal similarities are ordered by id.
-    """
-    assert queries.features is not None
-    assert database.features is not None
-    num_queries, num_rows = len(queries.ids), len(database.ids)
-    relevant = share_label(queries.labels, database.labels, num_queries, num_rows)
-    step = max(1, _SIMILARITY_CELLS // max(1, num_rows))
-    blocks = []
-    for start in range(0, num_queries, step):
-        rows = slice(start, min(start + step, num_queries))
-        similarities = (queries.features[rows] @ database.features.T).astype(np.float32)
-        order = np.stack([_nearest(row, database.ids, k) for row in similarities])
-        found = np.take_along_axis(relevant(rows, slice(0, num_rows)), order, axis=1)
-        blocks.append(Similar(np.take_along_axis(similarities, order, axis=1), database.ids[order], found))
-    return _concatenate(blocks, axis=0)
-
-
-def merge_similar(first: Similar, second: Similar, k: int) -> Similar:
-    """The k most similar of both parts, in the same order as if they were one."""
-    joined = _concatenate([first, second], axis=1)
-    order = np.lexsort((joined.ids, -joined.similarities), axis=1)[:, :k]
-    return Similar(
-        np.take_along_axis(joined.similarities, order, axis=1),
-        np.take_along_axis(joined.ids, order, axis=1),
-        np.take_along_axis(joined.relevant, order, axis=1),
-    )
-
-
-def average_precision(relevant: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
-    """Average precision of rankings without ties, hashing denominator: relevant items among the ranks shown.
-
-    Args:
-        relevant: bool (Q, K), rank 1 first.
-
-    Returns:
-        float64 (Q,); 0 where nothing relevant is shown.
-    """
-    hits = np.cumsum(relevant, axis=1)
-    precision = hits / np.arange(1, relevant.shape[1] + 1)
-    total: npt.NDArray[np.float64] = (precision * relevant).sum(axis=1) / np.maximum(hits[:, -1], 1)
-    return total
-
-
-def _concatenate(blocks: Sequence[Similar], axis: int) -> Similar:
-    return Similar(
-        np.concatenate([block.similarities for block in blocks], axis),
-        np.concatenate([block.ids for block in blocks], axis),
-        np.concatenate([block.relevant for block in blocks], axis),
-    )
-
-
-def _nearest(similarities: npt.NDArray[np.float32], ids: Ids, k: int) -> npt.NDArray[np.int64]:
-    """Positions of the k largest, in the order of (-similarity, id)."""
-    kept = min(k, len(similarities))
-    candidates = np.arange(len(similarities))
-    if kept < len(similarities):
-        cut = len(similarities) - kept
-        candidates = np.flatnonzero(similarities >= np.partition(similarities, cut)[cut])
-    return candidates[np.lexsort((ids[candidates], -similarities[candidates]))][:kept]
+def _take_out(counts: Mapping[Series, Counts], queries: CodedRows, database: CodedRows, excluded: Pairs) -> None:
+    """Subtracts the excluded pairs from the histograms, each at its own distance."""
+    rows = excluded.queries
+    relevant = relevant_at(queries.labels[rows], database.labels, excluded.rows[:, None])[:, 0]
+    for series, (total, relevant_total) in counts.items():
+        codes = Series(OURS, series.bits) if series.method == ASYMMETRIC else series
+        differs = queries.codes[codes][rows] ^ database.codes[codes][excluded.rows]
+        if series in queries.weights:
+            distances = (queries.weights[series][rows] * unpack_bits(differs)).sum(axis=1)
+        else:
+            distances = np.bitwise_count(differs).sum(axis=1, dtype=np.int64)
+        np.subtract.at(total, (rows, distances), 1)
+        np.subtract.at(relevant_total, (rows[relevant], distances[relevant]), 1)
 
 
 def _unit_length(features: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:

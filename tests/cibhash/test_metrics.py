@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from cibhash import hamming
+from cibhash.discounts import discount_sum
 from cibhash.metrics import from_histogram, precision_recall_by_rank
 from cibhash.ties import harmonic_difference
 from tests import oracles
@@ -62,6 +63,56 @@ def test_precision_and_recall_equal_full_enumeration():
         assert curve.precision[0] == pytest.approx(float(hits / depth), abs=SHARP)
         assert curve.recall[0] == pytest.approx(float(recall), abs=SHARP)
         assert curve.precision[1] == pytest.approx(float(oracles.enumerate_hits(total, relevant, 1)), abs=SHARP)
+
+
+def test_metrics_of_the_whole_ranking_equal_full_enumeration():
+    for total, relevant, k in small_cases(80, 21):
+        case = f"total={total} relevant={relevant} k={k}"
+        metrics = from_histogram(total[None], relevant[None], k=k)
+        mean, _, _ = oracles.enumerate_average_precision(total, relevant, int(total.sum()), "r")
+        assert metrics.map_all == pytest.approx(float(mean), abs=SHARP), case
+        assert metrics.ndcg_at_k == pytest.approx(oracles.enumerate_ndcg(total, relevant, k), abs=SHARP), case
+        assert metrics.per_query.num_relevant.tolist() == [relevant.sum()]
+
+
+def test_metrics_by_radius_equal_full_enumeration_within_the_ball():
+    for total, relevant, k in small_cases(60, 22):
+        metrics = from_histogram(total[None], relevant[None], k=k)
+        radii = range(len(total))
+        precision = [oracles.precision_within(total, relevant, radius) for radius in radii]
+        assert metrics.precision_by_radius == pytest.approx([float(value) for value in precision], abs=SHARP)
+        assert metrics.ramap == pytest.approx(float(sum(precision) / len(total)), abs=SHARP)
+        for radius in radii:
+            ball = total[: radius + 1], relevant[: radius + 1]
+            mean, _, _ = oracles.enumerate_average_precision(*ball, int(total.sum()), "hashing")
+            assert metrics.map_by_radius[radius] == pytest.approx(float(mean), abs=SHARP)
+            assert metrics.empty_ball_share[radius] == (not ball[0].sum())
+
+
+def test_sums_of_discounts_equal_the_sum_also_beyond_the_table():
+    ranks = np.arange(1, 3_000_001)
+    sums = np.cumsum(1 / np.log2(ranks + 1.0).astype(np.longdouble))
+    for count in (0, 1, 2, 1000, 65_535, 65_536, 65_537, 65_600, 200_000, 3_000_000):
+        expected = float(sums[count - 1]) if count else 0.0
+        assert discount_sum(count) == pytest.approx(expected, rel=1e-12), count
+    assert discount_sum(np.array([[3, 10**9]])).shape == (1, 2)
+    # The sum is ln 2 li(n + 1) and a remainder that hardly grows; li(10^9) = 50849234.957 and li(10^12) =
+    # 37607950280.8 are in tables.
+    remainder = discount_sum(10**9 - 1) - math.log(2) * 50849234.957
+    assert discount_sum(10**12 - 1) - math.log(2) * 37607950280.805 == pytest.approx(remainder, abs=0.01)
+
+
+def test_ndcg_agrees_with_random_orders():
+    rng = np.random.default_rng(5)
+    total = np.bincount(rng.binomial(16, 0.4, 4000), minlength=17)
+    relevant = rng.binomial(total, np.linspace(0.6, 0.05, 17))
+    for k in (10, 900, 4000):
+        sample = []
+        for _ in range(100):
+            groups = [rng.permutation(np.arange(n) < r) for n, r in zip(total, relevant, strict=True)]
+            sample.append(oracles.ndcg(np.concatenate(groups).astype(int).tolist(), k))
+        error = 5 * np.std(sample) / math.sqrt(len(sample)) + 1e-9
+        assert from_histogram(total[None], relevant[None], k=k).ndcg_at_k == pytest.approx(np.mean(sample), abs=error)
 
 
 @pytest.mark.parametrize("k", [1, 50, 1000, 2500, 5000])
@@ -146,6 +197,12 @@ def test_hand_computed_table():
     assert metrics.empty_ball_share.tolist() == [0.5, 0, 0, 0]
     assert metrics.median_tie_block == 3
     assert (metrics.k, metrics.num_queries, metrics.num_database) == (2, 2, 6)
+    # Balls of query 0: one hit; then the same and two misses; of query 1: none, then three hits of four in any order.
+    three_of_four = (1 + 1 + 1 + (1 + 1 + 3 / 4) + (1 + 2 / 3 + 3 / 4) + (1 / 2 + 2 / 3 + 3 / 4)) / 3 / 4
+    np.testing.assert_allclose(metrics.map_by_radius[:2], [0.5, (1 + three_of_four) / 2], rtol=0, atol=SHARP)
+    # Query 0: a hit, then a miss, of an ideal of two hits; query 1: 3/4 of a hit at each of two ranks.
+    ideal = 1 + 1 / math.log2(3)
+    assert metrics.ndcg_at_k == pytest.approx((1 / ideal + 0.75) / 2, abs=SHARP)
     curve = precision_recall_by_rank(TOTAL, RELEVANT, [1, 4, 6])
     np.testing.assert_allclose(curve.precision, [(1 + 0.75) / 2, ((1 + 2 / 3) / 4 + 3 / 4) / 2, 0.5])
     np.testing.assert_allclose(curve.recall, [(1 / 3 + 0.25) / 2, ((1 + 2 / 3) / 3 + 1) / 2, 1])

@@ -1,11 +1,14 @@
 """The evaluate job against brute force, and that no split of the work changes a number."""
 
 import dataclasses
+import hashlib
+import io
 import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from cibhash import asymmetric, metrics
@@ -13,10 +16,14 @@ from cibhash.baselines import fit_itq, fit_random_hyperplanes
 from cibhash.binary import pack_bits, prefix
 from cibhash.errors import ConfigError, DataError, ManifestMismatch, NotFound
 from cibhash.hamming import histogram
+from cibhash.metric_terms import QueryMetrics
 from cluster.config import EvaluateConfig
 from cluster.evaluation.evaluate import evaluate
+from cluster.evaluation.examples import choose_queries, find_examples
+from cluster.evaluation.exclusions import Exclusions
 from cluster.evaluation.plan import plan_evaluation
-from cluster.evaluation.tasks import Scored, fit_all, score_all, survey_tables
+from cluster.evaluation.surveys import survey_tables
+from cluster.evaluation.tasks import Scored, fit_all, score_all
 from tests import oracles
 from tests.tables import make_code_table
 
@@ -112,6 +119,82 @@ def test_equals_brute_force(tmp_path: Path, ray_local: None, several: bool) -> N
 
 @pytest.mark.ray
 @pytest.mark.parametrize("several", [False, True])
+def test_stored_order_equals_a_stable_sort_as_published_code_ranks(
+    tmp_path: Path, ray_local: None, several: bool
+) -> None:
+    corpus = Corpus(several=several)
+    tables = corpus.tables(tmp_path, rows_per_part=50, logits=("queries",))
+    settings: dict[str, Any] = {"k": 40, "bits": (16, 64), "example_queries": 0}
+    _, record = run(tables, tmp_path / "out", **settings, stored_order=True, baseline_fit=tables["database"])
+    _, plain = run(tables, tmp_path / "plain", **settings)
+    for series in record["series"]:
+        if series["method"] == "cibhash":
+            expected = _published_map(corpus, series["bits"], 40)
+            assert series["map_stored_order"] == pytest.approx(expected, abs=1e-12)
+            assert series["map_worst"] - 1e-12 <= series["map_stored_order"] <= series["map_best"] + 1e-12
+        else:
+            assert (series["map_stored_order"] is None) == (series["method"] == "cibhash-asymmetric")
+    assert {series["map_stored_order"] for series in plain["series"]} == {None}
+    assert "| stored order |" in (tmp_path / "out" / "metrics.md").read_text()
+
+
+def _published_map(corpus: Corpus, bits: int, k: int) -> float:
+    """As released code computes it, except that the sort is stable."""
+    signs = 2.0 * np.unpackbits(corpus.codes[:, : bits // 8], axis=1, bitorder="little") - 1
+    labels = np.zeros((len(signs), 9))
+    for row, own in enumerate(corpus.labels):
+        labels[row, own] = 1
+    found = []
+    for query in range(NUM_QUERIES):
+        relevant = labels[NUM_QUERIES:] @ labels[query] > 0
+        hamming = 0.5 * (bits - signs[NUM_QUERIES:] @ signs[query])
+        places = np.flatnonzero(relevant[np.argsort(hamming, kind="stable")][:k]) + 1.0
+        found.append((np.arange(1, len(places) + 1) / places).mean() if len(places) else 0.0)
+    return float(np.mean(found))
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("several", [False, True])
+def test_classes_and_single_queries_equal_brute_force(tmp_path: Path, ray_local: None, several: bool) -> None:
+    corpus = Corpus(several=several)
+    corpus.labels[3] = []
+    tables = corpus.tables(tmp_path, rows_per_part=50, dataset_uri=str(tmp_path / "data" / "some"))
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "classes.json").write_text(json.dumps({"0": "wren", "2": "finch"}))
+    _, record = run(tables, tmp_path / "out", k=40, example_queries=0)
+    content = (tmp_path / "out" / "queries.parquet").read_bytes()
+    listed = record["query_table"]
+    assert listed["sha256"] == hashlib.sha256(content).hexdigest()
+    assert (listed["path"], listed["rows"]) == ("queries.parquet", NUM_QUERIES * len(LENGTHS))
+    rows = pq.read_table(io.BytesIO(content)).to_pylist()
+    own = corpus.labels[:NUM_QUERIES]
+    labels = sorted({label for labels in own for label in labels})
+    assert [(one["label"], one["queries"]) for one in record["classes"]] == [
+        (label, sum(label in labels for labels in own)) for label in labels
+    ]
+    names = {one["label"]: one["name"] for one in record["classes"]}
+    assert (names[0], names[1], names[2]) == ("wren", "", "finch")
+    for series in record["series"]:
+        expected = corpus.expected(series["bits"], 40)
+        found = [row for row in rows if row["bits"] == series["bits"]]
+        assert [row["key"] for row in found] == [f"image-{one}" for one in range(NUM_QUERIES)]
+        assert [row["average_precision"] for row in found] == pytest.approx(expected.average_precision)
+        assert [row["relevant"] for row in found] == expected.per_query.num_relevant.tolist()
+        for name, values in (
+            ("map_by_class", expected.average_precision),
+            ("precision_by_class", expected.per_query.precision),
+        ):
+            means = [np.mean([values[query] for query in range(NUM_QUERIES) if one in own[query]]) for one in labels]
+            assert series[name] == pytest.approx(means)
+        for name in ("map_all", "ndcg_at_k", "ramap", "map_at_k_r", "map_at_k_min_kr", "map_by_radius"):
+            assert series[name] == pytest.approx(getattr(expected, name), abs=1e-12)
+        for name in ("map_all", "ndcg_at_k", "recall_at_k"):
+            assert series["intervals"][name]["low"] < series[name] < series["intervals"][name]["high"]
+    assert any("1 of 23 queries have no relevant image in the database" in note for note in record["notes"])
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("several", [False, True])
 def test_queries_with_logits_add_asymmetric_series(tmp_path: Path, ray_local: None, several: bool) -> None:
     """Against loops over all pairs; the codes' own series and the comparison with ITQ stay as they were."""
     corpus = Corpus(several=several)
@@ -177,9 +260,14 @@ def test_no_split_changes_a_number(tmp_path: Path, ray_local: None) -> None:
         np.testing.assert_array_equal(counts.relevant, split.counts[series].relevant)
         assert (counts.total.sum(axis=1) == NUM_DATABASE).all()
     np.testing.assert_array_equal(whole.cosine, split.cosine)
-    np.testing.assert_array_equal(whole.statistics.ones, split.statistics.ones)
+    np.testing.assert_array_equal(whole.statistics.both, split.statistics.both)
     for bits in LENGTHS:
-        np.testing.assert_array_equal(whole.statistics.smallest[bits], split.statistics.smallest[bits])
+        for found, other in (
+            (whole.statistics.ties[bits], split.statistics.ties[bits]),
+            (whole.statistics.labeled[bits], split.statistics.labeled[bits]),
+        ):
+            for name, value in vars(found).items():
+                np.testing.assert_array_equal(value, getattr(other, name))
 
 
 @pytest.mark.ray
@@ -221,7 +309,9 @@ def test_rerun_writes_the_same_numbers_and_the_report_last(tmp_path: Path, ray_l
     assert max(files, key=lambda name: files[name]) == "report.html"
     second, _ = run(tables, tmp_path / "again", k=40, title="Twice")
     assert Path(first.metrics_uri).read_bytes() == Path(second.metrics_uri).read_bytes()
-    assert {"metrics.json", "metrics.md", "report.html"} == set(files)
+    tables_of_queries = [(tmp_path / name / "queries.parquet").read_bytes() for name in ("out", "again")]
+    assert tables_of_queries[0] == tables_of_queries[1]
+    assert {"metrics.json", "metrics.md", "queries.parquet", "report.html"} == set(files)
 
 
 @pytest.mark.ray
@@ -265,28 +355,54 @@ def test_a_part_that_was_changed_is_refused(tmp_path: Path, ray_local: None) -> 
         run(tables, tmp_path / "out")
 
 
-@pytest.mark.ray
-def test_examples_are_the_exact_neighbors(tmp_path: Path, ray_local: None) -> None:
-    from cluster.evaluation.examples import find_examples
+def query_metrics(precision: np.ndarray, num_relevant: np.ndarray | None = None) -> QueryMetrics:
+    """Of queries of which only the average precision matters."""
+    fields = dict.fromkeys(QueryMetrics._fields, precision)
+    found = np.ones(len(precision)) if num_relevant is None else num_relevant
+    return QueryMetrics(**fields | {"average_precision": precision, "num_relevant": found})
 
+
+@pytest.mark.ray
+@pytest.mark.parametrize("exclude", [False, True])
+def test_examples_are_the_exact_neighbors(tmp_path: Path, ray_local: None, exclude: bool) -> None:
     corpus = Corpus()
     plan = plan_evaluation(EvaluateConfig(**corpus.tables(tmp_path, rows_per_part=33), output="unused"))
     precision = np.random.default_rng(0).permutation(NUM_QUERIES) / NUM_QUERIES
-    examples = find_examples(plan, precision, 16, 5)
-    assert [one.average_precision for one in examples] == sorted(
-        (one.average_precision for one in examples), reverse=True
-    )
-    assert examples[0].average_precision == precision.max()
-    assert examples[-1].average_precision == precision.min()
+    scores = query_metrics(precision)
+    excluded = Exclusions(np.array([[one, one] for one in range(0, NUM_QUERIES, 2)])) if exclude else Exclusions()
+    examples = find_examples(plan, scores, np.zeros(NUM_QUERIES, np.int64), 16, 5, excluded)
+    ranked = np.sort(precision)
+    assert [one.average_precision for one in examples] == [*ranked[::-1][:2], *ranked[:3]]
+    assert [one.is_best for one in examples] == [True, True, False, False, False]
     codes = prefix(corpus.codes, 16)
     for example in examples:
         query = int(example.query.id)
-        expected = oracles.search(codes[query], codes[NUM_QUERIES:], range(NUM_DATABASE))[:10]
+        expected = oracles.search(codes[query], codes[NUM_QUERIES:], range(NUM_DATABASE))
+        expected = [one for one in expected if [query, one[1]] not in excluded.pairs.tolist()][:10]
         assert [(one.distance, one.row.id) for one in example.neighbors] == expected
         for one in example.neighbors:
             assert one.relevant == (corpus.labels[query] == corpus.labels[NUM_QUERIES + one.row.id])
             assert one.row.shard == "nowhere/dataset/shard-000000.tar"
             assert one.row.offset == one.row.id * 1024 + 512
+
+
+def test_example_queries_are_the_best_and_the_worst_that_have_something_to_find() -> None:
+    scores = query_metrics(np.array([0.1, 0.9, 0.5, 0.9, 0.0, 0.3]), np.array([3, 1, 2, 9, 0, 1]))
+    for count, best, worst in (
+        (4, [1, 3], [0, 5]),
+        (3, [1], [0, 5]),
+        (1, [], [0]),
+        (99, [1, 3], [0, 5, 2]),
+        (0, [], []),
+    ):
+        found = choose_queries(scores, np.zeros(6, np.int64), count)
+        assert [one.tolist() for one in found] == [best, worst], count
+
+
+def test_among_equal_queries_labels_take_turns() -> None:
+    scores = query_metrics(np.array([1, 1, 1, 1, 1, 0.5, 0.5, 0.5]))
+    best, worst = choose_queries(scores, np.array([4, 4, 4, 2, 2, 9, 9, 1]), 8)
+    assert (best.tolist(), worst.tolist()) == ([0, 3, 1, 4], [5, 7, 6, 2])
 
 
 def test_tables_of_two_encoders_are_refused_with_both_digests(tmp_path: Path) -> None:
@@ -298,6 +414,26 @@ def test_tables_of_two_encoders_are_refused_with_both_digests(tmp_path: Path) ->
     assert "f" * 16 in str(caught.value)
     assert "e" * 16 in str(caught.value)
     assert caught.value.exit_code == 3
+
+
+def test_codes_or_features_of_other_lengths_are_refused(tmp_path: Path) -> None:
+    corpus = Corpus()
+    tables = corpus.tables(tmp_path)
+    short = make_code_table(tmp_path / "short", corpus.codes[:, :4], labels=corpus.labels, features=corpus.features)
+    narrow = make_code_table(tmp_path / "narrow", corpus.codes, labels=corpus.labels, features=corpus.features[:, :9])
+    for uri, message in ((short, "has 64 bits per image, but .*short has 32"), (narrow, "32 features .* narrow has 9")):
+        with pytest.raises(ManifestMismatch, match=message.replace(" narrow", ".*narrow")):
+            run(tables | {"queries": uri}, tmp_path / "out")
+
+
+def test_an_empty_query_set_is_refused(tmp_path: Path) -> None:
+    tables = Corpus().tables(tmp_path)
+    manifest_path = tmp_path / "queries" / "codes.json"
+    manifest = json.loads(manifest_path.read_bytes())
+    manifest |= {"parts": [], "rows_in": 0, "rows_out": 0}
+    manifest_path.write_text(json.dumps(manifest))
+    with pytest.raises(DataError, match="queries: the code table has no rows"):
+        run(tables, tmp_path / "out")
 
 
 def test_what_cannot_work_is_refused_before_any_work(tmp_path: Path) -> None:

@@ -8,23 +8,37 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from PIL import Image
 
+from cluster.evaluation.charts.classes import MAX_BARS, class_bars
+from cluster.evaluation.charts.code_health import MAX_CELLS, information_map, tie_block_bars
+from cluster.evaluation.charts.retrieval import curves_by_radius, curves_by_rank, map_bars, within_radius
+from cluster.evaluation.charts.svg import inline_svg
+from cluster.evaluation.classes import query_classes
+from cluster.evaluation.code_health import code_statistics
 from cluster.evaluation.evaluate import EvaluateResult
-from cluster.evaluation.examples import Example, ExampleNeighbor, choose_queries
-from cluster.evaluation.measures import measure, verdict
-from cluster.evaluation.plots import curves_by_radius, curves_by_rank, inline_svg, map_bars
-from cluster.evaluation.report import Locations, report_html
+from cluster.evaluation.examples import Example, ExampleNeighbor
+from cluster.evaluation.health import bit_health, health
+from cluster.evaluation.measures import measure
+from cluster.evaluation.report import report_html
 from cluster.evaluation.result_tables import format_table, markdown
-from cluster.evaluation.results import ComparedEncoder, Evaluation, Health, TableRecord
+from cluster.evaluation.results import ComparedEncoder, Evaluation, QueryClass, TableRecord
 from cluster.evaluation.scoring import Counts, Series
+from cluster.evaluation.sections.code_health import code_health
+from cluster.evaluation.sections.details import classes, details
+from cluster.evaluation.sections.examples import examples_section
+from cluster.evaluation.sections.headline import differences, head, headline
+from cluster.evaluation.sections.provenance import Origin
+from cluster.evaluation.verdicts import verdict
 from cluster.index.shard_index import Row
 
 HOSTILE = '<script>alert("x")</script>&\'"'
 VOID = {"meta", "img", "br", "link", "input", "hr"}
 TABLES = {"queries": "/data/q", "database": f"/data/{HOSTILE}", "encoder": "s3://bucket/encoder"}
-URIS = Locations(TABLES, {})
+URIS = Origin("cibhash evaluate --k 10", TABLES, {})
+NAMES = {"0": "sparrow", "1": HOSTILE}
 
 
 class Page(HTMLParser):
@@ -64,7 +78,11 @@ def evaluation(title: str = "Birds", notes: tuple[str, ...] = ()) -> Evaluation:
     generator = np.random.default_rng(0)
     series = [Series(method, bits) for method in ("cibhash", "cibhash-asymmetric", "itq") for bits in (16, 32)]
     counts = {one: random_counts(one, generator) for one in series}
-    measured, _ = measure(counts, generator.random(12), k=10, seed=0)
+    labels = [[number % 3] if number % 4 else [0, 7] for number in range(12)]
+    queried = query_classes(pa.table({"labels": pa.array(labels, pa.list_(pa.int32()))}))
+    measured = measure(counts, generator.random(12), k=10, seed=0, classes=queried)
+    codes = generator.integers(256, size=(50, 4), dtype=np.uint8)
+    statistics = code_statistics(codes, generator.integers(2, size=50), np.arange(50), (16, 32))
     beats_itq, sentence = verdict(measured.margins)
     return Evaluation(
         title=title,
@@ -75,14 +93,19 @@ def evaluation(title: str = "Birds", notes: tuple[str, ...] = ()) -> Evaluation:
         database=50,
         encoder_digest="e" * 64,
         tables=tuple(
-            TableRecord(role=role, digest="a" * 64, dataset_digest="d" * 64, rows=50)
+            TableRecord(
+                role=role, digest="a" * 64, dataset_digest="d" * 64, dataset="finches", split=f"{role}-split", rows=50
+            )
             for role in ("queries", "database")
         ),
         seed=0,
         bootstrap_resamples=1000,
+        classes=queried.records(NAMES),
+        query_table=None,
         series=measured.series,
         float_cosine=measured.float_cosine,
-        health=(Health(bits=16, distinct_share=0.5, least_balanced=0.1, mean_imbalance=0.2, constant_bits=0),),
+        health=health(statistics, (16, 32)),
+        bit_health=bit_health(statistics, 32),
         margins=measured.margins,
         beats_itq=beats_itq,
         verdict=sentence,
@@ -99,7 +122,7 @@ def compared_evaluation(name: str = "CIBHash", others: tuple[str, ...] = ("Paper
     series += [Series(method, 32, others[0]) for method in ("cibhash", "cibhash-asymmetric")]
     series += [Series("cibhash", bits, other) for other in others[1:] for bits in (16, 32)]
     series += [Series("itq", bits) for bits in (16, 32)]
-    measured, _ = measure({one: random_counts(one, generator) for one in series}, None, k=10, seed=0)
+    measured = measure({one: random_counts(one, generator) for one in series}, None, k=10, seed=0)
     compared = []
     for other, margins in measured.compared.items():
         beats_itq, sentence = verdict(margins.over_itq, other)
@@ -114,18 +137,24 @@ def compared_evaluation(name: str = "CIBHash", others: tuple[str, ...] = ("Paper
                 verdict=sentence,
             )
         )
-    fields = {"name": name, "series": measured.series, "margins": measured.margins, "compared": tuple(compared)}
+    fields = {
+        "name": name,
+        "classes": (),
+        "series": measured.series,
+        "margins": measured.margins,
+        "compared": tuple(compared),
+    }
     return alone.model_copy(update=fields)
 
 
-def locations(found: Evaluation) -> Locations:
-    return Locations(TABLES, {one.name: TABLES | {"encoder": "/other/encoder"} for one in found.compared})
+def origin(found: Evaluation) -> Origin:
+    return Origin(URIS.command, TABLES, {one.name: TABLES | {"encoder": "/other/encoder"} for one in found.compared})
 
 
-def example(shard: str, key: str = "bird-1", size: int = 0, offset: int = 0) -> Example:
+def example(shard: str, key: str = "bird-1", size: int = 0, offset: int = 0, is_best: bool = True) -> Example:
     rows = [Row(number, key, (number % 2,), shard, offset, size) for number in range(3)]
     neighbors = tuple(ExampleNeighbor(row, row.id, row.labels == (0,)) for row in rows[1:])
-    return Example(rows[0], 32, 0.5, neighbors)
+    return Example(rows[0], 32, 0.5, is_best, neighbors)
 
 
 @pytest.fixture
@@ -152,7 +181,7 @@ def test_page_stands_alone_and_parses(shard: tuple[str, int, int]) -> None:
     targets = set(re.findall(r'(?:href="|url\()#([^")]+)', html))
     assert targets
     assert targets <= set(ids)
-    assert sum(tag == "svg" for tag, _ in page.tags) == 3
+    assert sum(tag == "svg" for tag, _ in page.tags) == 11
 
 
 def test_page_shows_every_number_and_where_it_comes_from() -> None:
@@ -164,7 +193,9 @@ def test_page_shows_every_number_and_where_it_comes_from() -> None:
     for text in (f"{found.float_cosine.map_at_k:.4f}", found.verdict, "Only twelve queries.", "e" * 64, "a" * 64):
         assert text in page.text
     assert "s3://bucket/encoder" in page.text
-    assert "Examples" not in page.text
+    assert "Best and worst" not in page.text
+    for text in ("cibhash evaluate --k 10", "dataset finches, split queries-split", "1,000 resamples"):
+        assert text in page.text
 
 
 def test_asymmetric_distance_has_no_curve_by_radius() -> None:
@@ -175,10 +206,10 @@ def test_asymmetric_distance_has_no_curve_by_radius() -> None:
     assert "PCA-ITQ 32" in by_radius
     assert "CIBHash, asymmetric" in map_bars(found)
     about = "over the bits that differ"
-    assert about in Page(report_html(found, [], URIS)).text
+    assert about in Page(headline(found)).text
     others = tuple(one for one in found.series if one.method != "cibhash-asymmetric")
     plain = found.model_copy(update={"series": others})
-    assert about not in Page(report_html(plain, [], URIS)).text
+    assert about not in Page(headline(plain)).text
     assert about in markdown(found)
     assert about not in markdown(plain)
 
@@ -190,12 +221,12 @@ def test_texts_from_outside_are_escaped(shard: tuple[str, int, int]) -> None:
     assert "<script" not in html
     page = Page(html)
     assert page.text.count(HOSTILE) >= 5
-    assert f"{HOSTILE}, label 0" in {attributes.get("alt") for tag, attributes in page.tags if tag == "img"}
+    assert f"{HOSTILE}, label 0 (sparrow)" in {attributes.get("alt") for tag, attributes in page.tags if tag == "img"}
 
 
 def test_examples_carry_the_pictures_distances_and_marks(shard: tuple[str, int, int]) -> None:
     path, offset, size = shard
-    page = Page(report_html(evaluation(), [example(path, offset=offset, size=size)], URIS))
+    page = Page(examples_section(evaluation(), [example(path, offset=offset, size=size)]))
     sources = [str(attributes["src"]) for tag, attributes in page.tags if tag == "img"]
     assert len(sources) == 3
     picture = Image.open(io.BytesIO(base64.b64decode(sources[0].split(",", 1)[1])))
@@ -209,7 +240,7 @@ def test_examples_carry_the_pictures_distances_and_marks(shard: tuple[str, int, 
 def test_originals_that_cannot_be_read_are_named_not_fatal(tmp_path: Path) -> None:
     (tmp_path / "noise.tar").write_bytes(b"z" * 5000)
     broken = example(str(tmp_path / "noise.tar"), size=40, offset=9)
-    page = Page(report_html(evaluation(), [example("/gone/a.tar"), broken], URIS))
+    page = Page(examples_section(evaluation(), [example("/gone/a.tar"), broken]))
     assert "2 of 2 originals could not be read" in page.text
     assert "/gone/a.tar: no such file" in page.text
     assert "noise.tar at offset 9: not a JPEG" in page.text
@@ -225,7 +256,7 @@ def test_losing_to_itq_is_said_loudly() -> None:
     assert "DOES NOT BEAT ITQ" in sentence
     assert "-0.0100 at 16 bits" in sentence
     assert "32 bits" not in sentence
-    page = Page(report_html(found.model_copy(update={"beats_itq": beats_itq, "verdict": sentence}), [], URIS))
+    page = Page(head(found.model_copy(update={"beats_itq": beats_itq, "verdict": sentence})))
     assert ("p", {"class": "verdict lost", "role": "status"}) in page.tags
     assert verdict((won,))[0] is True
     assert verdict(()) == (None, "")
@@ -244,7 +275,7 @@ def test_losing_to_random_hyperplanes_is_said_more_loudly() -> None:
 
 def test_page_shows_compared_encoders_with_differences_and_sources() -> None:
     found = compared_evaluation("Neighbour", ("Paper", "Ours, again"))
-    page = Page(report_html(found, [], locations(found)))
+    page = Page(report_html(found, [], origin(found)))
     methods = ("cibhash", "cibhash-asymmetric", "Paper", "Paper, asymmetric", "Ours, again", "itq")
     assert found.methods == methods
     for one in found.series:
@@ -267,7 +298,7 @@ def test_page_shows_compared_encoders_with_differences_and_sources() -> None:
     assert f"| Paper | – | {paper.margins[0].difference:+.4f} [" in text
     assert "over the bits that differ" in text
     alone = evaluation()
-    assert "Differences" not in Page(report_html(alone, [], URIS)).text
+    assert differences(alone) == ""
     assert "difference" not in markdown(alone)
 
 
@@ -281,7 +312,7 @@ def test_a_compared_encoder_that_loses_to_itq_is_said_in_its_own_sentence() -> N
     assert won[1].startswith("Paper beats ITQ at every length, by at least 0.0200 mAP (32 bits)")
     other = found.compared[0].model_copy(update={"beats_itq": lost[0], "verdict": lost[1]})
     both = found.model_copy(update={"compared": (other,), "beats_itq": True, "verdict": "Beats ITQ."})
-    page = Page(report_html(both, [], locations(both)))
+    page = Page(head(both))
     classes = [attributes.get("class") for tag, attributes in page.tags if attributes.get("role") == "status"]
     assert classes == ["verdict", "verdict lost"]
     assert lost[1] in page.text
@@ -291,7 +322,7 @@ def test_a_compared_encoder_that_loses_to_itq_is_said_in_its_own_sentence() -> N
 def test_names_of_encoders_are_shown_as_they_are_written() -> None:
     name, other = '<b>$x$ & "a|b"', "_[red]$\\q{"
     found = compared_evaluation(name, (other,))
-    html = report_html(found, [example("/gone/a.tar")], locations(found))
+    html = report_html(found, [example("/gone/a.tar")], origin(found))
     page = Page(html)
     assert "<b>$x$" not in html
     assert page.text.count(name) >= 6
@@ -326,7 +357,8 @@ def test_tables_of_text_hold_the_numbers() -> None:
     assert weighted is not None
     assert f"| CIBHash, asymmetric | 32 | {weighted.map_worst:.4f}" in text
     assert f"{weighted.map_at_k:.4f} [{weighted.interval.low:.4f}, {weighted.interval.high:.4f}]" in text
-    assert "| – |" in next(line for line in text.splitlines() if line.startswith("| CIBHash, asymmetric | 32"))
+    assert text.count("| CIBHash, asymmetric | 32") == 1, "weighted distances have no radius"
+    assert text.count("| CIBHash | 32 |") == 2
     result = EvaluateResult(
         report_uri="r",
         metrics_uri="m",
@@ -371,8 +403,74 @@ def test_tables_of_text_hold_the_numbers() -> None:
     assert lines[-2:] == ["Beats ITQ [really].", "[red]Paper DOES NOT BEAT ITQ."]
 
 
-def test_example_queries_spread_over_the_quantiles() -> None:
-    precision = np.array([0.1, 0.9, 0.5, 0.9, 0.3])
-    assert choose_queries(precision, 3).tolist() == [1, 2, 0]
-    assert choose_queries(precision, 9).tolist() == [1, 3, 2, 4, 0]
-    assert choose_queries(precision, 1).tolist() == [1]
+def middle(found: Evaluation) -> str:
+    """The text of the sections that are tables."""
+    return Page("".join(section(found) for section in (details, classes, code_health))).text
+
+
+def test_page_shows_every_metric_and_class() -> None:
+    found = evaluation()
+    stored = [one.model_copy(update={"map_stored_order": 0.4321 if one.ramap else None}) for one in found.series]
+    for one in (found, found.model_copy(update={"series": tuple(stored)})):
+        page, text = middle(one), markdown(one)
+        for shown in (page, text):
+            for series in one.series:
+                for value in (series.map_all, series.ndcg_at_k, series.map_at_k_r, series.map_at_k_min_kr):
+                    assert f"{value:.4f}" in shown
+                if series.ramap is not None:
+                    assert f"{series.ramap:.4f}" in shown
+                    assert f"{series.map_by_radius[2]:.4f}" in shown
+            for health_of_length in one.health:
+                assert f"{health_of_length.max_mutual_information:.4f}" in shown
+                assert f"{health_of_length.collision_share:.1%}" in shown
+            assert ("0.4321" in shown) == ("stored order" in shown) == (one is not found)
+        for name in ("sparrow (6)", f"{HOSTILE[:21]}… (3)", "2 (3)", "7 (3)"):
+            assert name in page
+    assert "| sparrow | 6 |" in text
+    assert "of a random" not in page
+    sampled = found.health[1].model_copy(update={"tie_blocks_sampled": True, "collisions_sampled": True})
+    other = found.model_copy(update={"health": (found.health[0], sampled)})
+    for shown in (middle(other), markdown(other)):
+        assert "Tie blocks at 32 bits: of a random million" in shown
+        assert "Collisions at 32 bits: of a random choice" in shown
+
+
+def test_every_class_is_a_bar_or_the_best_and_worst_of_many() -> None:
+    one = evaluation().find("cibhash", 32)
+    assert one is not None
+    for count in (3, MAX_BARS, 3 * MAX_BARS):
+        values = tuple(np.random.default_rng(count).permutation(count) / count)
+        many = one.model_copy(update={"map_by_class": values, "precision_by_class": values})
+        every = tuple(QueryClass(label=place, name=f"c{place:03d}", queries=9) for place in range(count))
+        shown = re.findall(r">(c\d+) \(9\)<", class_bars(every, many, 10))
+        order = [f"c{place:03d}" for place in sorted(range(count), key=lambda place: -values[place])]
+        half = MAX_BARS // 2
+        assert shown == (order if count <= MAX_BARS else order[:half] + order[-half:])
+
+
+def test_heat_map_has_a_cell_per_pair_and_few_bytes() -> None:
+    for bits, size in ((8, 8), (MAX_CELLS, MAX_CELLS), (512, 128)):
+        generator = np.random.default_rng(bits)
+        codes = generator.integers(256, size=(300, bits // 8), dtype=np.uint8)
+        statistics = code_statistics(codes, np.zeros(300, np.int64), np.arange(300), (bits,))
+        svg = information_map(bit_health(statistics, bits))
+        assert svg.count("h1v1h-1z") == size * (size - 1)
+        assert len(svg) < 400_000
+    constant = code_statistics(np.zeros((5, 1), np.uint8), np.zeros(5, np.int64), np.arange(5), (8,))
+    assert information_map(bit_health(constant, 8)).count("h1v1h-1z") == 56
+    assert "<svg" in tie_block_bars(health(constant, (8,)))
+
+
+def test_chart_within_a_radius_is_of_our_codes() -> None:
+    shown = Page(within_radius(evaluation())).text
+    for label in ("mAP", "precision", "recall", "empty balls"):
+        assert label in shown
+
+
+def test_best_and_worst_queries_stand_under_their_names(shard: tuple[str, int, int]) -> None:
+    path, offset, size = shard
+    rows = [example(path, key, size, offset, is_best) for key, is_best in (("bird-one", True), ("bird-two", False))]
+    text = Page(examples_section(evaluation(), rows)).text
+    places = [text.index(word) for word in ("Best and worst queries", "bird-one", "Worst", "bird-two")]
+    assert places == sorted(places)
+    assert "Worst" not in Page(examples_section(evaluation(), rows[:1])).text

@@ -1,49 +1,12 @@
-"""Cosine rankings merged over parts, averages over resampled queries, and labels in one form."""
+"""Averages over resampled queries, ranks of curves, and labels in one form."""
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
+from cluster.evaluation.bootstrap import bootstrap_means
 from cluster.evaluation.label_form import common_form, merge_surveys, survey_labels
-from cluster.evaluation.measures import bootstrap_means, log_spaced_ranks
-from cluster.evaluation.scoring import CodedRows, average_precision, merge_similar, most_similar
-from tests import oracles
-
-
-def coded(features: np.ndarray, ids: np.ndarray, labels: np.ndarray) -> CodedRows:
-    return CodedRows(ids, {}, labels, features / np.linalg.norm(features, axis=1, keepdims=True))
-
-
-def test_most_similar_of_parts_merge_into_those_of_the_whole_with_ties_by_id() -> None:
-    generator = np.random.default_rng(0)
-    features = generator.integers(-1, 2, size=(120, 4)).astype(np.float64)
-    features[:, 0] += 0.5
-    ids, labels = generator.permutation(1000)[:120].astype(np.int64), generator.integers(3, size=120)
-    queries = coded(features[:9], ids[:9], labels[:9])
-    expected = []
-    for query in range(9):
-        scores = (queries.features @ coded(features, ids, labels).features.T).astype(np.float32)[query]
-        expected.append(ids[np.array(sorted(range(120), key=lambda row: (-scores[row], ids[row])))][:20])
-    whole = most_similar(queries, coded(features, ids, labels), 20)
-    np.testing.assert_array_equal(whole.ids, expected)
-    parts = [
-        most_similar(queries, coded(features[rows], ids[rows], labels[rows]), 20)
-        for rows in (slice(70, 120), slice(0, 7), slice(7, 70))
-    ]
-    merged = merge_similar(merge_similar(parts[0], parts[1], 20), parts[2], 20)
-    for array, other in zip(whole, merged, strict=True):
-        np.testing.assert_array_equal(array, other)
-    label_of = dict(zip(ids.tolist(), labels.tolist(), strict=True))
-    for query in range(9):
-        same = [label_of[int(one)] == labels[query] for one in whole.ids[query]]
-        assert whole.relevant[query].tolist() == same
-
-
-def test_average_precision_equals_the_slow_twin() -> None:
-    relevant = np.random.default_rng(1).random((40, 15)) < 0.3
-    relevant[0] = False
-    expected = [float(oracles.average_precision(row.astype(int).tolist(), 15, "hashing")) for row in relevant]
-    np.testing.assert_allclose(average_precision(relevant), expected, atol=1e-15)
+from cluster.evaluation.measures import log_spaced_ranks
 
 
 def test_bootstrap_is_seeded_paired_and_of_the_right_width() -> None:

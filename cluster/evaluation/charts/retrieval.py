@@ -1,48 +1,20 @@
-"""The charts of an evaluation report as SVG text that can stand several times in one HTML page.
+"""Charts of how well methods retrieve: mAP at every length, curves by rank and by radius.
 
-Knows nothing of the page. Drawn by matplotlib without a display; texts stay texts, in the font of the page.
+Knows nothing of the page.
 """
 
-import io
 import itertools
-import re
 from collections.abc import Callable
 from typing import Any
 
+from cluster.evaluation.charts.svg import INK, chart
 from cluster.evaluation.methods import ASYMMETRIC, ITQ, OURS, RANDOM_HYPERPLANES, asymmetric_name, method_name
 from cluster.evaluation.results import Evaluation, SeriesMetrics
 
-SIZE_INCHES = (4.6, 3.15)
-INK, FAINT, GRID = "#33383d", "#7b838a", "#e4e2dc"
 METHOD_COLORS = {OURS: "#0e6b63", ASYMMETRIC: "#3d7fb5", ITQ: "#c98a1b", RANDOM_HYPERPLANES: "#98a2ab"}
 COMPARED_COLORS = (("#7d6aa8", "#b9aed6"), ("#b4573c", "#dda893"), ("#5f7f2c", "#b1c88a"), ("#9c3f73", "#d59dbd"))
 """Of compared encoders, and of the same with the logits of their queries."""
 OUR_SHADES = ("#9fd0c8", "#4aa79b", "#0e6b63", "#07403b")
-_STYLE: Any = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "cibhash",
-    "text.parse_math": False,
-    "font.size": 9,
-    "text.color": INK,
-    "axes.edgecolor": "#b9b6ae",
-    "axes.labelcolor": FAINT,
-    "axes.linewidth": 0.8,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": GRID,
-    "grid.linewidth": 0.7,
-    "xtick.color": FAINT,
-    "ytick.color": FAINT,
-    "xtick.major.size": 0,
-    "ytick.major.size": 0,
-    "legend.frameon": False,
-    "legend.handlelength": 1.6,
-    "legend.fontsize": 8.5,
-    "lines.linewidth": 1.8,
-    "lines.solid_capstyle": "round",
-}
 
 
 def map_bars(evaluation: Evaluation) -> str:
@@ -73,7 +45,7 @@ def map_bars(evaluation: Evaluation) -> str:
         axes.set_ylim(0, None)
         axes.legend(handles=shown, loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=2, columnspacing=1.4)
 
-    return _svg("bars", f"Bar chart: mAP@{evaluation.k} of each method at each code length", draw)
+    return chart("bars", f"Bar chart: mAP@{evaluation.k} of each method at each code length", draw)
 
 
 def curves_by_rank(evaluation: Evaluation) -> str:
@@ -96,12 +68,81 @@ def curves_by_radius(evaluation: Evaluation) -> str:
     )
 
 
+def precision_by_rank(evaluation: Evaluation) -> str:
+    """Precision of the top N over N, which is drawn by its logarithm."""
+    return _over_ranks(evaluation, "precision", lambda one: one.precision_by_rank)
+
+
+def recall_by_rank(evaluation: Evaluation) -> str:
+    """Recall of the top N over N, which is drawn by its logarithm."""
+    return _over_ranks(evaluation, "recall", lambda one: one.recall_by_rank)
+
+
+def within_radius(evaluation: Evaluation) -> str:
+    """Precision, recall and mAP within a radius, and the share of empty balls, of our codes at the longest length."""
+    one = evaluation.find(OURS, max(evaluation.lengths))
+
+    def draw(axes: Any) -> None:
+        assert one is not None
+        shown = (
+            ("mAP", one.map_by_radius, OUR_SHADES[3], "-"),
+            ("precision", one.precision_by_radius, OUR_SHADES[2], (0, (4, 2))),
+            ("recall", one.recall_by_radius, METHOD_COLORS[ITQ], "-"),
+            ("empty balls", one.empty_balls_by_radius, METHOD_COLORS[RANDOM_HYPERPLANES], (0, (1, 1.5))),
+        )
+        for label, values, color, style in shown:
+            axes.plot(range(len(values)), values, color=color, linestyle=style, label=label, clip_on=False)
+        axes.set_xlabel("radius")
+        axes.set_xlim(0, one.bits)
+        axes.set_ylim(0, 1)
+        _legend_below(axes, 4)
+
+    return chart("within", "Line chart: precision, recall, mAP and empty balls within a Hamming radius", draw)
+
+
+def map_by_radius(evaluation: Evaluation) -> str:
+    """The mAP within a radius over the radius, of the series whose distance is Hamming's."""
+
+    def scale(axes: Any) -> None:
+        axes.set_xlim(0, max(evaluation.lengths))
+        axes.set_xlabel("radius")
+        axes.set_ylabel("mAP within the radius")
+
+    def points(one: SeriesMetrics) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        return tuple(range(len(one.map_by_radius))), one.map_by_radius
+
+    return _curves(evaluation, "map-radius", points, "Line chart: mAP within a Hamming radius over the radius", scale)
+
+
+def _over_ranks(evaluation: Evaluation, name: str, values: Callable[[SeriesMetrics], tuple[float, ...]]) -> str:
+    def scale(axes: Any) -> None:
+        last = evaluation.series[0].ranks[-1]
+        powers = [10**exponent for exponent in range(len(str(last)))]
+        axes.set_xscale("log")
+        axes.set_xticks(powers, [f"{power:,}" for power in powers])
+        axes.set_xticks([], minor=True)
+        axes.set_xlim(1, max(2, last))
+        axes.set_xlabel("N")
+        axes.set_ylabel(f"{name} of the top N")
+
+    description = f"Line chart: {name} of the top N over N"
+    return _curves(evaluation, f"{name}-n", lambda one: (one.ranks, values(one)), description, scale)
+
+
+def _precision_over_recall(axes: Any) -> None:
+    axes.set_xlim(0, 1)
+    axes.set_xlabel("recall")
+    axes.set_ylabel("precision")
+
+
 def _curves(
     evaluation: Evaluation,
     prefix: str,
     points: Callable[[SeriesMetrics], tuple[tuple[float, ...], tuple[float, ...]]],
     description: str,
+    scale: Callable[[Any], None] = _precision_over_recall,
 ) -> str:
+    """Our codes at every length, other methods at their longest."""
     lengths, colors = evaluation.lengths, _colors(evaluation)
     longest = {one.method: one.bits for one in sorted(evaluation.series, key=lambda one: one.bits)}
     shades = [OUR_SHADES[-1 - (len(lengths) - 1 - spot) % len(OUR_SHADES)] for spot in range(len(lengths))]
@@ -117,13 +158,15 @@ def _curves(
             if (one := evaluation.find(method, bits)) is not None and points(one)[0]:
                 label = f"{_label(evaluation, method)} {bits}"
                 axes.plot(*points(one), color=color, linestyle=style, label=label, clip_on=False)
-        axes.set_xlabel("recall")
-        axes.set_ylabel("precision")
-        axes.set_xlim(0, 1)
+        scale(axes)
         axes.set_ylim(0, 1)
-        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=3, columnspacing=1.2)
+        _legend_below(axes, 2)
 
-    return _svg(prefix, description, draw)
+    return chart(prefix, description, draw)
+
+
+def _legend_below(axes: Any, columns: int) -> None:
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=columns, columnspacing=1.2)
 
 
 def _colors(evaluation: Evaluation) -> dict[str, str]:
@@ -137,31 +180,3 @@ def _label(evaluation: Evaluation, method: str) -> str:
     """What the legend calls a method; matplotlib would leave out what begins with an underscore."""
     name = method_name(method, evaluation.name)
     return f" {name}" if name.startswith("_") else name
-
-
-def _svg(prefix: str, description: str, draw: Callable[[Any], None]) -> str:
-    import matplotlib
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from matplotlib.figure import Figure
-
-    with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=SIZE_INCHES)
-        FigureCanvasSVG(figure)
-        axes = figure.add_subplot()
-        figure.patch.set_alpha(0)
-        axes.patch.set_alpha(0)
-        draw(axes)
-        sink = io.StringIO()
-        figure.savefig(sink, format="svg", bbox_inches="tight", pad_inches=0.04, metadata={"Date": None})
-    return inline_svg(sink.getvalue(), prefix, description)
-
-
-def inline_svg(document: str, prefix: str, description: str) -> str:
-    """An SVG document as an element of an HTML page: no prolog, no addresses, ids that begin with `prefix`."""
-    svg = document[document.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r'\s+xmlns(:\w+)?="[^"]*"', "", svg)
-    svg = re.sub(r'\bid="([^"]+)"', rf'id="{prefix}-\1"', svg)
-    svg = re.sub(r'href="#([^"]+)"', rf'href="#{prefix}-\1"', svg)
-    svg = re.sub(r"url\(#([^)]+)\)", rf"url(#{prefix}-\1)", svg)
-    return re.sub(r"<svg ", f'<svg role="img" aria-label="{description}" ', svg, count=1)
