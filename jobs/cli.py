@@ -21,6 +21,7 @@ COMMANDS = {
     "search": "find the neighbors of image files, keys, ids or codes",
     "retrieve": "find the neighbors of a whole code table, Parquet in and out",
     "evaluate": "measure retrieval exactly and write the report",
+    "reproduce": "run the rows of the paper's tables that can run, beside the published numbers",
     "demo": "all of it on 1,797 handwritten digits, in minutes",
 }
 USAGE_ERROR = 2

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from cluster import config, doctor_config, packing_config, training_config
+from cluster import config, doctor_config, packing_config, reproduction_config, training_config
 from jobs.cli import COMMANDS
 from jobs.config_loader import load_config
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-MODELS = vars(config) | vars(doctor_config) | vars(packing_config) | vars(training_config)
+MODULES = (config, doctor_config, packing_config, reproduction_config, training_config)
+MODELS = {name: value for module in MODULES for name, value in vars(module).items()}
 CONFIGS = {command: MODELS[f"{command.capitalize()}Config"] for command in COMMANDS}
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from cibhash.baselines import fit_itq, fit_random_hyperplanes
 from cluster.code_versions import open_codes
-from cluster.evaluation.baselines import fit_baselines, fit_features, itq_lengths, num_fit_rows
+from cluster.evaluation.baselines import fit_baselines, fit_features, num_fit_rows, pca_lengths
 from cluster.evaluation.plan import Table
 from cluster.evaluation.scoring import Series
 from tests.tables import make_code_table
@@ -45,5 +45,5 @@ def test_baselines_equal_a_direct_fit(table: Table) -> None:
 
 
 def test_itq_has_no_more_bits_than_the_features_have_directions(table: Table) -> None:
-    assert itq_lengths(table, (8, 24, 32)) == (8, 24)
+    assert pca_lengths(table, (8, 24, 32)) == (8, 24)
     assert set(fit_baselines(table, (32,), seed=0)) == {Series("random_hyperplanes", 32)}
