@@ -20,7 +20,7 @@ def published_about(protocol: NamedProtocol) -> str:
     """What the table shows."""
     levels = dict.fromkeys(one.evidence for one in protocol.published)
     meanings = "".join(f" {level.capitalize()}: {EVIDENCE_ABOUT[level]}." for level in levels)
-    return f"mAP@{protocol.k:,}; {protocol.about}.{meanings}"
+    return f"mAP@{protocol.k}; {protocol.about}.{meanings}"
 
 
 def published_head(lengths: Sequence[int]) -> list[str]:

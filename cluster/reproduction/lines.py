@@ -20,7 +20,9 @@ NUMBERS_ABOUT = (
     "Published code breaks ties by an unstable sort, and the same code gave others up to several points more or less: "
     "do not read the third decimal."
 )
-EVIDENCE_LINE = "Published numbers: " + "; ".join(f"{name}: {about}" for name, about in EVIDENCE_ABOUT.items()) + "."
+EVIDENCE_LINE = "Evidence of published numbers, in brackets after the source: " + "; ".join(
+    f"{name} – {about}" for name, about in EVIDENCE_ABOUT.items()
+)
 _PROTOCOL_EVIDENCE = {
     "source": "as read in released code",
     "quoted": "as quoted by others",
@@ -84,12 +86,12 @@ def _main(outcomes: Sequence[Outcome], published: Sequence[Published]) -> TableS
         lines.append(_ours(one, lengths))
         if one.published is not None:
             shown.add(one.published.name)
-            lines += [_published("published", one.published, lengths), _difference(one, lengths)]
+            lines += [_published("published", one.published, lengths), *_difference(one, lengths)]
         lines += _expected(one, lengths)
     for one in outcomes:
         lines += _baselines(one, lengths)
     lines += [_published(one.method, one, lengths) for one in published if one.name not in shown]
-    about = f"mAP@{protocol.k:,}. {protocol.about}; {_PROTOCOL_EVIDENCE[protocol.evidence]}."
+    about = f"mAP@{protocol.k}. {protocol.about}; {_PROTOCOL_EVIDENCE[protocol.evidence]}."
     return TableSection(protocol.title, about, lengths, tuple(lines), tuple(_remarks(outcomes)))
 
 
@@ -104,11 +106,11 @@ def _ablations(variants: Sequence[Outcome], rows: dict[str, Outcome]) -> TableSe
             lines.append(_ours(base, lengths))
         for one in (one for one in variants if one.row.ablation_of == name):
             lines.append(_ours(one, lengths))
-            if base is not None:
+            if base is not None and one.measured and base.measured:
                 lines.append(_ablated(one, base, lengths))
             lines += _expected(one, lengths)
     about = (
-        f"mAP@{protocol.k:,}. Each changes one setting of the method; in brackets of a difference: the paired 95 % "
+        f"mAP@{protocol.k}. Each changes one setting of the method; in brackets of a difference: the paired 95 % "
         "interval over queries, which knows nothing of the noise of the seeds. The paper's own ablations are not known "
         "as numbers."
     )
@@ -149,11 +151,13 @@ def _published(method: str, one: Published, lengths: Sequence[int]) -> Line:
     return Line("published", method, one.backbone, cells, one.origin)
 
 
-def _difference(one: Outcome, lengths: Sequence[int]) -> Line:
+def _difference(one: Outcome, lengths: Sequence[int]) -> list[Line]:
     gains = [one.gain(bits) for bits in lengths]
+    if not any(gain is not None for gain in gains):
+        return []
     cells = tuple(Cell() if gain is None else Cell(f"{gain:+.3f}") for gain in gains)
     other = one.published is not None and one.published.backbone != one.row.backbone
-    return Line("difference", "difference", "other backbone" if other else "", cells, "")
+    return [Line("difference", "difference", "other backbone" if other else "", cells, "")]
 
 
 def _expected(one: Outcome, lengths: Sequence[int]) -> list[Line]:

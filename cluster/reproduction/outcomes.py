@@ -36,14 +36,12 @@ class Outcome:
 
     @property
     def status(self) -> str:
-        """In a word or two."""
+        """In a word or two: `not at hand`, `failed`, `complete` or `incomplete`."""
         if self.missing:
             return "not at hand"
         if self.failures:
             return "failed"
-        if self.runs_complete == self.runs_planned:
-            return "complete"
-        return f"{self.runs_complete} of {self.runs_planned} runs"
+        return "complete" if self.runs_complete == self.runs_planned else "incomplete"
 
     def gain(self, bits: int) -> float | None:
         """Our mAP minus the published one, None where there is no pair that may be compared."""

@@ -14,7 +14,7 @@ MapAtK = Annotated[float, Field(gt=0, lt=1)]
 
 EVIDENCE_ABOUT = {
     "quoted": "read where somebody else quotes it, not in the source itself",
-    "unverified": "from memory: check it before relying on it",
+    "unverified": "from memory, to be checked before relying on it",
 }
 """What the evidence levels of published numbers mean."""
 

@@ -37,7 +37,7 @@ class RowResult:
 
     name: str
     status: str
-    """`complete`, `failed`, `not at hand`, or how many of its runs are complete."""
+    """`complete`, `incomplete`, `failed` or `not at hand`."""
     reason: str
     map_at_k: dict[str, float]
     """By code length, mean over the seeds."""
@@ -186,7 +186,8 @@ def _write(config: ReproduceConfig, table: PaperTable, outcomes: Sequence[Outcom
     """Writes the tables, and returns them."""
     sections = table_sections(table, outcomes)
     counts = Counter(one.status for one in outcomes)
-    lead = f"{len(outcomes)} rows: {', '.join(f'{count} {status}' for status, count in counts.items())}."
+    statuses = ", ".join(f"{count} {status}" for status, count in counts.items())
+    lead = f"{len(outcomes)} row{'s' * (len(outcomes) > 1)}: {statuses}."
     origin = {
         "command": command_line(config, "reproduce"),
         **{f"split of {one.row.protocol}": one.split for one in outcomes if one.split},

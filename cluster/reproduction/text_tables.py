@@ -58,7 +58,8 @@ def listing(outcomes: Sequence[Outcome]) -> str:
         numbers = [reasons.setdefault(reason, len(reasons) + 1) for reason in (*one.missing, *one.deviations)]
         nested = " nested" if one.row.training == "nested" else ""
         published = f"{one.published.name} ({one.published.evidence})" if one.published else ""
-        status = one.status if one.missing or one.runs_complete else "at hand"
+        progress = f"{one.runs_complete} of {one.runs_planned} runs complete"
+        status = one.status if one.missing else progress if one.runs_complete else "at hand"
         cells = (
             one.row.name,
             one.row.backbone,
