@@ -17,8 +17,7 @@ from cluster.evaluation.health import bit_health, health
 from cluster.evaluation.measures import ComparedMargins, Measured
 from cluster.evaluation.methods import OURS
 from cluster.evaluation.plan import EvaluationPlan, Table
-from cluster.evaluation.protocol import ProtocolFound
-from cluster.evaluation.results import ComparedEncoder, Evaluation, QueryTable, TableRecord
+from cluster.evaluation.results import ComparedEncoder, Evaluation, NamedProtocol, QueryTable, TableRecord
 from cluster.evaluation.scoring import Series
 from cluster.evaluation.tasks import Scored
 from cluster.evaluation.verdicts import verdict
@@ -35,7 +34,7 @@ def assemble(
     classes: QueryClasses,
     query_table: ListedFile,
     notes: Sequence[str],
-    protocol: ProtocolFound,
+    protocol: NamedProtocol | None,
 ) -> Evaluation:
     """The content of `metrics.json`.
 
@@ -73,9 +72,9 @@ def assemble(
         beats_itq=beats_itq,
         verdict=sentence,
         compared=tuple(_compared_encoder(one, measured.compared[one.name]) for one in comparisons),
-        notes=(*notes, *_measured_notes(plan, measured, classes), *protocol.notes),
+        notes=(*notes, *_measured_notes(plan, measured, classes)),
         versions=versions(),
-        protocol=protocol.record,
+        protocol=protocol,
     )
 
 

@@ -3,8 +3,6 @@
 Knows nothing of how results are shown.
 """
 
-from dataclasses import dataclass
-
 from cibhash.errors import ConfigError
 from cluster.config import EvaluateConfig
 from cluster.evaluation.plan import EvaluationPlan
@@ -12,39 +10,29 @@ from cluster.evaluation.results import NamedProtocol
 from cluster.reproduction.paper_table import find_protocol, load_table
 
 
-@dataclass(frozen=True)
-class ProtocolFound:
-    """What is known of the protocol."""
-
-    record: NamedProtocol | None
-    """None where none is named."""
-    notes: tuple[str, ...]
-    """In what the evaluation is another one."""
-
-
-def named_protocol(config: EvaluateConfig, plan: EvaluationPlan) -> ProtocolFound:
-    """Looks the protocol up.
+def named_protocol(config: EvaluateConfig, plan: EvaluationPlan) -> NamedProtocol | None:
+    """Looks the protocol up; None where none is named.
 
     Raises:
         ConfigError: there is none of that name, or it has another k.
     """
     if not config.protocol:
-        return ProtocolFound(None, ())
+        return None
     table = load_table()
     protocol = find_protocol(table, config.protocol)
     if config.k != protocol.k:
         raise ConfigError(f"k {config.k}: protocol {config.protocol} is mAP@{protocol.k}: give --k {protocol.k}")
     rows = {"query": plan.queries.rows, "database": plan.database.rows}
-    notes = tuple(
-        f"Not comparable with the published numbers: {rows[split]:,} images in {split}, the protocol has {size:,}."
+    deviations = tuple(
+        f"{rows[split]:,} images in {split}, the protocol has {size:,}"
         for split, size in protocol.sizes.items()
         if split in rows and rows[split] != size
     )
-    record = NamedProtocol(
+    return NamedProtocol(
         name=config.protocol,
         title=protocol.title,
         about=protocol.about,
         k=protocol.k,
         published=table.published_for(config.protocol),
+        deviations=deviations,
     )
-    return ProtocolFound(record, notes)

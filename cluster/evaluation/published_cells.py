@@ -13,14 +13,15 @@ _MISSING = "–"
 
 def published_title(protocol: NamedProtocol) -> str:
     """Heading of the table."""
-    return f"Published, {protocol.title}"
+    return f"Published, {protocol.title}{', not comparable' if protocol.deviations else ''}"
 
 
 def published_about(protocol: NamedProtocol) -> str:
     """What the table shows."""
+    differs = f" NOT COMPARABLE: {'; '.join(protocol.deviations)}." if protocol.deviations else ""
     levels = dict.fromkeys(one.evidence for one in protocol.published)
     meanings = "".join(f" {level.capitalize()}: {EVIDENCE_ABOUT[level]}." for level in levels)
-    return f"mAP@{protocol.k}; {protocol.about}.{meanings}"
+    return f"mAP@{protocol.k}; {protocol.about}.{meanings}{differs}"
 
 
 def published_head(lengths: Sequence[int]) -> list[str]:

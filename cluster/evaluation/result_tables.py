@@ -59,6 +59,8 @@ def format_table(result: "EvaluateResult") -> str:
         for row in published_rows(result.protocol, shown):
             others.add_row(*map(escape, row))
         console.print(others)
+        if result.protocol.deviations:
+            console.print(f"Not comparable: {'; '.join(result.protocol.deviations)}.", markup=False)
     for sentence in (result.verdict, *result.compared_verdicts.values()):
         if sentence:
             console.print(sentence, markup=False)

@@ -194,6 +194,8 @@ class NamedProtocol(Result):
     about: str
     k: int
     published: tuple[Published, ...]
+    deviations: tuple[str, ...] = ()
+    """In what the evaluation is another one, so that the numbers do not compare."""
 
 
 class Evaluation(Result):

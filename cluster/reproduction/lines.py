@@ -20,13 +20,15 @@ NUMBERS_ABOUT = (
     "Published code breaks ties by an unstable sort, and the same code gave others up to several points more or less: "
     "do not read the third decimal."
 )
-EVIDENCE_LINE = "Evidence of published numbers, in brackets after the source: " + "; ".join(
-    f"{name} – {about}" for name, about in EVIDENCE_ABOUT.items()
+EVIDENCE_LINE = (
+    "Evidence of published numbers, in brackets after the source: "
+    + "; ".join(f"{name} – {about}" for name, about in EVIDENCE_ABOUT.items())
+    + "."
 )
 _PROTOCOL_EVIDENCE = {
-    "source": "as read in released code",
-    "quoted": "as quoted by others",
-    "unverified": "from memory, unverified",
+    "source": "The protocol was read in released code",
+    "quoted": "The protocol is as others quote it",
+    "unverified": "That this is the paper's protocol is from memory, unverified",
 }
 
 
@@ -91,7 +93,7 @@ def _main(outcomes: Sequence[Outcome], published: Sequence[Published]) -> TableS
     for one in outcomes:
         lines += _baselines(one, lengths)
     lines += [_published(one.method, one, lengths) for one in published if one.name not in shown]
-    about = f"mAP@{protocol.k}. {protocol.about}; {_PROTOCOL_EVIDENCE[protocol.evidence]}."
+    about = f"mAP@{protocol.k}. {protocol.about}. {_PROTOCOL_EVIDENCE[protocol.evidence]}."
     return TableSection(protocol.title, about, lengths, tuple(lines), tuple(_remarks(outcomes)))
 
 

@@ -42,7 +42,7 @@ def terminal(sections: Sequence[TableSection]) -> str:
         table.add_column("from")
         for line in section.lines:
             style = "red" if line.is_good is False else _STYLES[line.kind]
-            cells = (_joined(cell, "\n") for cell in line.cells)
+            cells = (f"{cell.main}\n{cell.small}".rstrip() for cell in line.cells)
             table.add_row(*map(escape, (_indented(line, "  "), line.backbone, *cells, line.origin)), style=style)
         console.print(table)
         for remark in section.remarks:
@@ -83,15 +83,15 @@ def _text(console: Console) -> str:
 def _cells(line: Line) -> list[str]:
     strong = "**" if line.kind == "ours" else ""
     method = f"{strong}{_indented(line, '– ')}{strong}"
-    return [method, line.backbone, *(_joined(cell, " ") for cell in line.cells), line.origin]
+    return [method, line.backbone, *map(_joined, line.cells), line.origin]
 
 
 def _indented(line: Line, mark: str) -> str:
     return f"{mark if line.kind in _INDENTED else ''}{line.method}"
 
 
-def _joined(cell: Cell, separator: str) -> str:
-    return f"{cell.main}{separator}({cell.small})" if cell.small else cell.main
+def _joined(cell: Cell) -> str:
+    return f"{cell.main} ({cell.small})" if cell.small else cell.main
 
 
 def _row(cells: Sequence[str]) -> str:

@@ -60,10 +60,19 @@ def test_evaluate_reports_them_beside_its_own(tmp_path: Path, ray_local: None) -
     assert isinstance(result, EvaluateResult)
     assert record["protocol"]["published"][0]["map"] == {"16": 0.59, "32": 0.622, "64": 0.641}
     assert record["protocol"]["published"][0]["evidence"] == "quoted"
-    note = "Not comparable with the published numbers: 23 images in query, the protocol has 10,000."
-    assert note in record["notes"]
+    deviation = "23 images in query, the protocol has 10,000"
+    assert record["protocol"]["deviations"][0] == deviation
+    assert f"NOT COMPARABLE: {deviation}; " in (tmp_path / "out" / "metrics.md").read_text()
     text = format_table(result)
-    for expected in ("Published, CIFAR-10", "0.590", "0.622", "(quoted)", "PCA-sign", "Random hyperplanes"):
+    for expected in (
+        "Published, CIFAR-10, not comparable",
+        deviation,
+        "0.590",
+        "0.622",
+        "(quoted)",
+        "PCA-sign",
+        "Random hyperplanes",
+    ):
         assert expected in text
     assert "Published" not in format_table(dataclasses.replace(result, protocol=None))
     assert json.loads(json.dumps(plain(result)))["protocol"]["name"] == "cifar10"
