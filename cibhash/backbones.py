@@ -100,6 +100,15 @@ def _timm_model(spec: BackboneSpec, weights: str) -> nn.Module:
     return model
 
 
+def hub_repository(name: str) -> str:
+    """The repository of Hugging Face's hub that holds the model's pretrained weights; empty where there is none.
+
+    Raises:
+        ConfigError: unknown name.
+    """
+    return "" if name == CONVNET_SMALL else str(_pretrained_record(name).get("hf_hub_id") or "")
+
+
 def _pretrained_record(name: str) -> dict[str, Any]:
     """What timm knows of a model's pretrained weights: mean, std, whether the input size is fixed, ..."""
     from timm.models import resolve_model_input_args

@@ -356,8 +356,8 @@ class EvaluateConfig(JobConfig):
     bits: CodeLengths = ()
     """Prefix lengths to evaluate; default: those the encoder was trained for."""
     baseline_fit: str = ""
-    """Code table with features to fit random hyperplanes and PCA-ITQ on; they are then evaluated on the features of
-    queries and database (all three encoded with --features)."""
+    """Code table with features to fit random hyperplanes, PCA-sign and PCA-ITQ on; they are then evaluated on the
+    features of queries and database (all three encoded with --features)."""
     seed: Seed = 0
     """Seed of the baselines."""
     stored_order: bool = False
@@ -375,6 +375,9 @@ class EvaluateConfig(JobConfig):
     """Heading of the report; default: the dataset's name."""
     name: str = OUR_NAME
     """What tables and plots call the encoder of queries and database."""
+    protocol: str = ""
+    """Protocol of the tables, as cifar10 (`cibhash reproduce` has the same names): numbers published under it are shown
+    beside, with where they are from. k must be the protocol's."""
     compare: tuple[str, ...] = ()
     """Other encoders to show beside it, each as NAME=QUERIES,DATABASE: its code tables of the same images. Lengths are
     compared that both were trained for, over the same queries."""

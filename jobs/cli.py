@@ -23,6 +23,7 @@ COMMANDS = {
     "retrieve": "find the neighbors of a whole code table, Parquet in and out",
     "evaluate": "measure retrieval exactly and write the report",
     "drift": "compare the codes of an old encoder with those of a new one, and say whether to switch",
+    "reproduce": "run the rows of the paper's tables that can run, beside the published numbers",
     "demo": "all of it on 1,797 handwritten digits, in minutes",
 }
 USAGE_ERROR = 2

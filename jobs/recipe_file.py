@@ -1,7 +1,6 @@
 """Reads recipes: YAML mappings of config fields, by location or by a packaged recipe's name, over those they extend.
 
-Knows nothing of the fields. Only plain data is built; a key that comes twice is refused, since YAML would silently
-keep the last.
+Knows nothing of the fields.
 """
 
 import difflib
@@ -17,6 +16,7 @@ import yaml
 
 from cibhash.errors import CIBHashError, ConfigError, NotFound
 from cluster import storage
+from cluster.plain_yaml import load_yaml, yaml_problem
 
 RECIPE_SUFFIXES = (".yaml", ".yml")
 _PACKAGED = resources.files("jobs") / "recipes"
@@ -44,22 +44,6 @@ class _Source:
     def identity(self) -> str:
         """Equal for all ways to write its location."""
         return self.uri if storage.is_s3(self.uri) else os.path.realpath(self.uri)
-
-
-class _Loader(yaml.SafeLoader):
-    """Plain data only, keys once."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
-        for key_node, _ in node.value:
-            if not isinstance(key_node, yaml.ScalarNode):
-                continue
-            if key_node.value in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"field {key_node.value!r} comes twice", key_node.start_mark
-                )
-            seen.add(key_node.value)
-        return super().construct_mapping(node, deep)
 
 
 def packaged_recipes() -> dict[str, str]:
@@ -161,12 +145,9 @@ def _read(source: _Source, chain: tuple[_Source, ...]) -> dict[str, Any]:
     except CIBHashError as error:
         raise ConfigError(f"recipe {label}: {error}{_extended_by(chain)}") from None
     try:
-        content = yaml.load(text, Loader=_Loader)
-    except yaml.MarkedYAMLError as error:
-        where = f" line {error.problem_mark.line + 1}:" if error.problem_mark else ""
-        raise ConfigError(f"recipe {label}:{where} {error.problem}") from None
+        content = load_yaml(text)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"recipe {label}: not YAML: {' '.join(str(error).split())}") from None
+        raise ConfigError(f"recipe {label}:{yaml_problem(error)}") from None
     if content is None:
         return {}
     if not isinstance(content, dict):
@@ -180,6 +161,6 @@ def _read(source: _Source, chain: tuple[_Source, ...]) -> dict[str, Any]:
 def parse_scalar(text: str) -> Any:
     """A number, a truth value or text, as YAML reads it."""
     try:
-        return yaml.load(text, Loader=_Loader)
+        return load_yaml(text)
     except yaml.YAMLError:
         return text

@@ -48,7 +48,7 @@ def test_command_parses(name: str, arguments: list[str], monkeypatch: pytest.Mon
     monkeypatch.chdir(ROOT)
     arguments = [word for word in arguments if word != "&"]
     found = load_config(CONFIGS[name], arguments, f"cibhash {name}")
-    assert found.dry_run is ("--dry-run" in arguments)
+    assert found.dry_run is bool({"--dry-run", "--list"} & {*arguments})
     assert callable(import_module(f"jobs.{name}").main)
 
 

@@ -9,7 +9,7 @@ from cibhash.errors import CIBHashError
 from cluster import storage
 from cluster.class_names import class_names
 from cluster.config import EvaluateConfig
-from cluster.evaluation.baselines import itq_lengths, num_fit_rows
+from cluster.evaluation.baselines import num_fit_rows, pca_lengths
 from cluster.evaluation.bootstrap import RESAMPLES
 from cluster.evaluation.classes import MAX_CLASSES, QueryClasses
 from cluster.evaluation.comparison import Comparison
@@ -17,7 +17,7 @@ from cluster.evaluation.health import bit_health, health
 from cluster.evaluation.measures import ComparedMargins, Measured
 from cluster.evaluation.methods import OURS
 from cluster.evaluation.plan import EvaluationPlan, Table
-from cluster.evaluation.results import ComparedEncoder, Evaluation, QueryTable, TableRecord
+from cluster.evaluation.results import ComparedEncoder, Evaluation, NamedProtocol, QueryTable, TableRecord
 from cluster.evaluation.scoring import Series
 from cluster.evaluation.tasks import Scored
 from cluster.evaluation.verdicts import verdict
@@ -34,6 +34,7 @@ def assemble(
     classes: QueryClasses,
     query_table: ListedFile,
     notes: Sequence[str],
+    protocol: NamedProtocol | None,
 ) -> Evaluation:
     """The content of `metrics.json`.
 
@@ -46,6 +47,7 @@ def assemble(
         classes: Of the queries.
         query_table: The file of every query's metrics.
         notes: Of what was looked at before scoring.
+        protocol: That the evaluation names.
     """
     beats_itq, sentence = verdict(measured.margins, over_hyperplanes=measured.over_hyperplanes)
     rows = plan.queries.rows * len(measured.series)
@@ -72,6 +74,7 @@ def assemble(
         compared=tuple(_compared_encoder(one, measured.compared[one.name]) for one in comparisons),
         notes=(*notes, *_measured_notes(plan, measured, classes)),
         versions=versions(),
+        protocol=protocol,
     )
 
 
@@ -80,10 +83,10 @@ def baseline_notes(plan: EvaluationPlan) -> list[str]:
     if plan.fit is None:
         return []
     notes = []
-    reached = itq_lengths(plan.fit, plan.lengths)
+    reached = pca_lengths(plan.fit, plan.lengths)
     if missing := [str(bits) for bits in plan.lengths if bits not in reached]:
         found = f"{plan.fit.manifest.features} features of {plan.fit.rows} images"
-        notes.append(f"No PCA-ITQ at {', '.join(missing)} bits: {found} do not have as many directions.")
+        notes.append(f"No PCA-ITQ, no PCA-sign at {', '.join(missing)} bits: {found} do not have as many directions.")
     if (count := num_fit_rows(plan.fit)) < plan.fit.rows:
         notes.append(f"The baselines were fitted on a seeded sample of {count:,} of {plan.fit.rows:,} images.")
     return notes

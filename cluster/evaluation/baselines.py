@@ -1,14 +1,16 @@
-"""Fits the classical baselines on the float features of a code table: random hyperplanes and PCA-ITQ per length.
+"""Fits the classical baselines on the float features of a code table: random hyperplanes, PCA-sign, PCA-ITQ per length.
 
 Knows nothing of Ray and of how the baselines are evaluated.
 """
 
+from dataclasses import replace
+
 import numpy as np
 import numpy.typing as npt
 
-from cibhash.baselines import LinearHash, fit_itq, fit_random_hyperplanes
+from cibhash.baselines import LinearHash, fit_itq, fit_pca_sign, fit_random_hyperplanes
 from cluster.code_tables import features_of, read_part
-from cluster.evaluation.methods import ITQ, RANDOM_HYPERPLANES
+from cluster.evaluation.methods import ITQ, PCA_SIGN, RANDOM_HYPERPLANES
 from cluster.evaluation.plan import Table
 from cluster.evaluation.scoring import Series
 
@@ -21,8 +23,8 @@ def num_fit_rows(table: Table, limit: int = MAX_FIT_VALUES) -> int:
     return min(table.rows, max(1, limit // table.manifest.features))
 
 
-def itq_lengths(table: Table, lengths: tuple[int, ...]) -> tuple[int, ...]:
-    """Lengths that PCA-ITQ can reach: not more bits than there are directions in the features."""
+def pca_lengths(table: Table, lengths: tuple[int, ...]) -> tuple[int, ...]:
+    """Lengths that PCA-sign and PCA-ITQ can reach: not more bits than there are directions in the features."""
     return tuple(bits for bits in lengths if bits <= min(table.manifest.features, num_fit_rows(table)))
 
 
@@ -47,7 +49,13 @@ def fit_features(table: Table, seed: int, limit: int = MAX_FIT_VALUES) -> npt.ND
 def fit_baselines(table: Table, lengths: tuple[int, ...], seed: int) -> dict[Series, LinearHash]:
     """Every baseline at every length that it can reach."""
     features = fit_features(table, seed)
-    hashes = {Series(ITQ, bits): fit_itq(features, bits, seed=seed) for bits in itq_lengths(table, lengths)}
+    reached = pca_lengths(table, lengths)
+    hashes = {Series(ITQ, bits): fit_itq(features, bits, seed=seed) for bits in reached}
+    if reached:
+        # The first directions of a longer code are those of a shorter one.
+        widest = fit_pca_sign(features, max(reached))
+        for bits in reached:
+            hashes[Series(PCA_SIGN, bits)] = replace(widest, projection=widest.projection[:, :bits])
     return hashes | {
         Series(RANDOM_HYPERPLANES, bits): fit_random_hyperplanes(features, bits, seed=seed) for bits in lengths
     }

@@ -1,4 +1,4 @@
-"""The command that repeats an evaluation, for its report.
+"""The command that repeats a job, for its report.
 
 Knows nothing of how commands are parsed, but how they are written.
 """
@@ -8,13 +8,13 @@ from collections.abc import Iterator
 
 from pydantic import BaseModel
 
-from cluster.config import EvaluateConfig
+from cluster.config import JobConfig
 from cluster.redaction import redacted
 
 
-def command_line(config: EvaluateConfig) -> str:
-    """`cibhash evaluate` with every option that is not at its default, quoted for a shell, without credentials."""
-    return redacted(shlex.join(["cibhash", "evaluate", *_options(config, "")]))
+def command_line(config: JobConfig, job: str = "evaluate") -> str:
+    """`cibhash JOB` with every option that is not at its default, quoted for a shell, without credentials."""
+    return redacted(shlex.join(["cibhash", job, *_options(config, "")]))
 
 
 def _options(config: BaseModel, prefix: str) -> Iterator[str]:

@@ -19,10 +19,11 @@ from cluster.evaluation.exclusions import find_exclusions
 from cluster.evaluation.measures import measure
 from cluster.evaluation.methods import ASYMMETRIC, BASELINE_NAMES, OURS, asymmetric_name
 from cluster.evaluation.plan import EvaluationPlan, plan_evaluation
+from cluster.evaluation.protocol import named_protocol
 from cluster.evaluation.query_table import QUERIES_FILE, queries_parquet
 from cluster.evaluation.report import report_html
 from cluster.evaluation.result_tables import markdown
-from cluster.evaluation.results import Evaluation
+from cluster.evaluation.results import Evaluation, NamedProtocol
 from cluster.evaluation.scoring import Series
 from cluster.evaluation.sections.provenance import Origin
 from cluster.evaluation.surveys import survey_tables
@@ -61,6 +62,8 @@ class EvaluateResult:
     verdict: str
     compared_verdicts: dict[str, str]
     """By compared encoder how it stands to ITQ; empty without baselines."""
+    protocol: NamedProtocol | None = None
+    """With the numbers published under it."""
 
 
 def evaluate(config: EvaluateConfig) -> EvaluateResult:
@@ -71,12 +74,13 @@ def evaluate(config: EvaluateConfig) -> EvaluateResult:
     Raises:
         ManifestMismatch: the tables come from different encoders or have codes of different lengths, a compared
             encoder's tables are not of the same images, or a part is not what its manifest lists.
-        ConfigError: a length is longer than the stored codes, baselines are asked of tables without features, or a
-            compared encoder has none of the lengths.
+        ConfigError: a length is longer than the stored codes, baselines are asked of tables without features, a
+            compared encoder has none of the lengths, or the protocol is unknown or of another k.
         DataError: queries or database have no rows or no labels, or the list of pairs to exclude has unknown ids.
     """
     plan = plan_evaluation(config)
     comparisons = plan_comparisons(config, plan)
+    protocol = named_protocol(config, plan)
     output = storage.absolute(config.output)
     if config.dry_run:
         return _result(output, config.name, plan, None)
@@ -109,7 +113,7 @@ def evaluate(config: EvaluateConfig) -> EvaluateResult:
         *(note for one in comparisons for note in one.notes),
     )
     listed = ListedFile(path=QUERIES_FILE, bytes=len(every_query), sha256=hashlib.sha256(every_query).hexdigest())
-    evaluation = assemble(config, plan, comparisons, scored, measured, classes, listed, notes)
+    evaluation = assemble(config, plan, comparisons, scored, measured, classes, listed, notes, protocol)
     origin = Origin(command_line(config), _uris(plan), {one.name: _uris(one.plan) for one in comparisons})
     _write(output, evaluation, every_query, report_html(evaluation, examples, origin))
     for _, sentence in evaluation.verdicts:
@@ -155,4 +159,5 @@ def _result(output: str, name: str, plan: EvaluationPlan, evaluation: Evaluation
         beats_itq=evaluation.beats_itq if evaluation is not None else None,
         verdict=evaluation.verdict if evaluation is not None else "",
         compared_verdicts={other.name: other.verdict for other in others if other.verdict},
+        protocol=evaluation.protocol if evaluation is not None else None,
     )

@@ -7,8 +7,9 @@ OURS = "cibhash"
 ASYMMETRIC = "cibhash-asymmetric"
 """Our codes, with the logits of the queries."""
 ITQ = "itq"
+PCA_SIGN = "pca_sign"
 RANDOM_HYPERPLANES = "random_hyperplanes"
-BASELINE_NAMES = {ITQ: "PCA-ITQ", RANDOM_HYPERPLANES: "Random hyperplanes"}
+BASELINE_NAMES = {ITQ: "PCA-ITQ", PCA_SIGN: "PCA-sign", RANDOM_HYPERPLANES: "Random hyperplanes"}
 FLOAT_NAME = "Float features, cosine"
 OUR_NAME = "CIBHash"
 """What the main encoder is called where nobody names it."""

@@ -14,6 +14,7 @@ from cluster.evaluation.sections.details import classes, curves, details
 from cluster.evaluation.sections.examples import examples_section
 from cluster.evaluation.sections.headline import differences, head, headline
 from cluster.evaluation.sections.provenance import Origin, provenance
+from cluster.evaluation.sections.published import published
 
 
 def report_html(evaluation: Evaluation, examples: Sequence[Example], origin: Origin) -> str:
@@ -30,6 +31,7 @@ def report_html(evaluation: Evaluation, examples: Sequence[Example], origin: Ori
         head(evaluation),
         headline(evaluation),
         differences(evaluation),
+        published(evaluation),
         curves(evaluation),
         details(evaluation),
         classes(evaluation),

@@ -27,6 +27,7 @@ from cluster.evaluation.metric_cells import (
     sampling_about,
     stored_order_about,
 )
+from cluster.evaluation.published_cells import published_about, published_head, published_rows, published_title
 from cluster.evaluation.results import Evaluation, Margin, SeriesMetrics
 
 if TYPE_CHECKING:
@@ -52,6 +53,14 @@ def format_table(result: "EvaluateResult") -> str:
     sink = io.StringIO()
     console = Console(file=sink, width=_TERMINAL_COLUMNS)
     console.print(table)
+    if result.protocol is not None:
+        shown = [int(bits) for bits in lengths]
+        others = Table(*published_head(shown), title=published_title(result.protocol))
+        for row in published_rows(result.protocol, shown):
+            others.add_row(*map(escape, row))
+        console.print(others)
+        if result.protocol.deviations:
+            console.print(f"Not comparable: {'; '.join(result.protocol.deviations)}.", markup=False)
     for sentence in (result.verdict, *result.compared_verdicts.values()):
         if sentence:
             console.print(sentence, markup=False)
@@ -77,6 +86,10 @@ def markdown(evaluation: Evaluation) -> str:
         rows = [[one.name, *(_difference(one.margin(bits)) for bits in lengths)] for one in evaluation.compared]
         head = ["difference to", *(f"{bits} bits" for bits in lengths)]
         lines += ["", difference_about(evaluation), "", *_grid(head, rows)]
+    if evaluation.protocol is not None:
+        rows = published_rows(evaluation.protocol, lengths)
+        lines += ["", f"{published_title(evaluation.protocol)}: {published_about(evaluation.protocol)}", ""]
+        lines += _grid(published_head(lengths), rows)
     head = ["method", "bits", *detail_head(evaluation)]
     lines += ["", *_grid(head, _series_rows(evaluation, evaluation.series, detail_cells)), "", DETAILS_ABOUT]
     lines += [stored_order_about(evaluation)] if stored_order_about(evaluation) else []

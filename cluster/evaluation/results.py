@@ -10,6 +10,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from cluster.evaluation.plan import Role
+from cluster.reproduction.published import Published
 
 EMPTY_BALL_RADIUS = 2
 
@@ -188,6 +189,18 @@ class ComparedEncoder(Result):
         return next((one for one in self.margins if one.bits == bits), None)
 
 
+class NamedProtocol(Result):
+    """A protocol of the literature, and what was published under it."""
+
+    name: str
+    title: str
+    about: str
+    k: int
+    published: tuple[Published, ...]
+    deviations: tuple[str, ...] = ()
+    """In what the evaluation is another one, so that the numbers do not compare."""
+
+
 class Evaluation(Result):
     """Everything that an evaluation found."""
 
@@ -223,6 +236,8 @@ class Evaluation(Result):
     notes: tuple[str, ...]
     """What a reader of the numbers should know of this run."""
     versions: dict[str, str]
+    protocol: NamedProtocol | None = None
+    """Whose published numbers are shown beside these."""
 
     def to_json(self) -> bytes:
         """The bytes of `metrics.json`."""

@@ -68,7 +68,7 @@ def fit_all(plan: EvaluationPlan) -> dict[Series, LinearHash]:
     """The baselines of the plan, fitted in one task; empty where none are asked for."""
     if plan.fit is None:
         return {}
-    log("evaluate: fitting random hyperplanes and PCA-ITQ", table=plan.fit.uri, rows=plan.fit.rows)
+    log("evaluate: fitting random hyperplanes, PCA-sign and PCA-ITQ", table=plan.fit.uri, rows=plan.fit.rows)
     fitted: dict[Series, LinearHash] = ray.get(named_call(_fit, "fit baselines", plan.fit, plan.lengths, plan.seed)())
     return fitted
 

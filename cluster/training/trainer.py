@@ -181,14 +181,19 @@ def _with_absolute_paths(config: TrainConfig) -> TrainConfig:
     return config.model_copy(update={**paths, "backbone": backbone, "monitor": monitor})
 
 
-def _settings(config: TrainConfig, dataset: DatasetManifest) -> dict[str, Any]:
-    """What decides the result, and last what only rounds it otherwise."""
+def deciding_settings(config: TrainConfig, dataset: DatasetManifest) -> dict[str, Any]:
+    """What decides the result of a training but for rounding, as JSON takes it; weights by content, not by place."""
     settings = {**config.model_dump(mode="json", exclude=_FREE_TO_CHANGE), "dataset_digest": dataset.digest}
     settings["backbone"] |= {"mean": None, "std": None} | _transform(config)
     if config.backbone.weights not in ("hub", "none"):
         settings["backbone"]["weights"] = storage.sha256_of(config.backbone.weights)[0]
     settings["monitor"] = {"images": config.monitor.images, "dataset": config.monitor.dataset}
-    return settings | {name: getattr(config, name) for name in _CHANGES_NUMBERS}
+    return settings
+
+
+def _settings(config: TrainConfig, dataset: DatasetManifest) -> dict[str, Any]:
+    """What decides the result, and last what only rounds it otherwise."""
+    return deciding_settings(config, dataset) | {name: getattr(config, name) for name in _CHANGES_NUMBERS}
 
 
 def _transform(config: TrainConfig) -> dict[str, Any]:

@@ -8,10 +8,24 @@ from collections.abc import Callable
 from typing import Any
 
 from cluster.evaluation.charts.svg import INK, chart
-from cluster.evaluation.methods import ASYMMETRIC, ITQ, OURS, RANDOM_HYPERPLANES, asymmetric_name, method_name
+from cluster.evaluation.methods import (
+    ASYMMETRIC,
+    ITQ,
+    OURS,
+    PCA_SIGN,
+    RANDOM_HYPERPLANES,
+    asymmetric_name,
+    method_name,
+)
 from cluster.evaluation.results import Evaluation, SeriesMetrics
 
-METHOD_COLORS = {OURS: "#0e6b63", ASYMMETRIC: "#3d7fb5", ITQ: "#c98a1b", RANDOM_HYPERPLANES: "#98a2ab"}
+METHOD_COLORS = {
+    OURS: "#0e6b63",
+    ASYMMETRIC: "#3d7fb5",
+    ITQ: "#c98a1b",
+    PCA_SIGN: "#e2c184",
+    RANDOM_HYPERPLANES: "#98a2ab",
+}
 COMPARED_COLORS = (("#7d6aa8", "#b9aed6"), ("#b4573c", "#dda893"), ("#5f7f2c", "#b1c88a"), ("#9c3f73", "#d59dbd"))
 """Of compared encoders, and of the same with the logits of their queries."""
 OUR_SHADES = ("#9fd0c8", "#4aa79b", "#0e6b63", "#07403b")
