@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from cluster import config, doctor_config, packing_config, training_config
+from cluster import config, doctor_config, packing_config, planning_config, training_config
 from jobs.cli import COMMANDS
 from jobs.config_loader import load_config
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-MODELS = vars(config) | vars(doctor_config) | vars(packing_config) | vars(training_config)
+MODELS = vars(config) | vars(doctor_config) | vars(packing_config) | vars(planning_config) | vars(training_config)
 CONFIGS = {command: MODELS[f"{command.capitalize()}Config"] for command in COMMANDS}
 
 
