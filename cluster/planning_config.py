@@ -78,7 +78,8 @@ class PlanConfig(JobConfig):
     """Build the chosen index over codes like the sample's, and hold memory, time and recall against what was
     predicted."""
     verify_items: NonNegativeInt = 0
-    """Codes of that index; 0: all, as far as a quarter of this machine's free memory holds them."""
+    """Codes of that index; 0: all, but no more than are built in about a minute and a quarter of this machine's free
+    memory holds."""
 
     @property
     def node_bytes(self) -> int:

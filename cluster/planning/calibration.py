@@ -11,7 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from cibhash.types import Codes, Distances
+import numpy as np
+
+from cibhash.types import PADDING_DISTANCE, Codes, Distances
 from cluster.index.approximate_codes import ApproximateCodes, build_structure
 from cluster.index.bucket_codes import BucketCodes
 from cluster.index.flat_codes import flat_codes
@@ -19,7 +21,6 @@ from cluster.index.kinds import APPROXIMATE, IndexKind, KindSpec
 from cluster.index.searchable_codes import SearchableCodes
 from cluster.index.structure_files import index_recall, sample_positions
 from cluster.index.unique_codes import UniqueCodes
-from cluster.planning.code_quality import num_distinct
 from cluster.planning.curves import Curve, DistinctCurve, Point, RecallCurve
 from cluster.planning.generated_codes import GeneratedCodes
 from cluster.planning.kind_model import KindModel, search_work
@@ -38,6 +39,8 @@ ASKED: dict[IndexKind, tuple[dict[str, int], ...]] = {
     "multihash": ({"nflip": 1}, {"nflip": 2}),
 }
 """Parameters of the approximate kinds that are tried: the one that trades time for recall."""
+_WEIGHTS: dict[IndexKind, int] = {"flat": 4, "unique": 3, "table": 2, "ivf": 3, "hnsw": 2, "multihash": 1}
+"""What share of the time a kind gets: most where most lies beyond what can be measured."""
 _CLOCKS: dict[str, Callable[[], float]] = {"cpu": time.thread_time, "wall": time.perf_counter}
 
 
@@ -70,11 +73,14 @@ class Probe:
     spec: KindSpec
     count: int
     distinct: int
+    """How many of the codes differ, where that matters; else as many as there are."""
     searched: SearchableCodes
     set_up: Callable[[], None]
     """Sets the parameters with which the structure is searched; several probes share one."""
     queries: Codes
     recall: float
+    unaided: float
+    """Recall of a structure alone, which is not helped where it finds too few: of large shards it hardly ever is."""
     one_s: list[float] = field(default_factory=list)
     block_s: list[float] = field(default_factory=list)
 
@@ -116,7 +122,8 @@ def calibrate(
     models: list[KindModel] = []
     until = time.monotonic() + seconds
     for place, (bits, kind) in enumerate(wanted):
-        share_s = (until - time.monotonic()) / (len(wanted) - place)
+        ahead = sum(_WEIGHTS[other] for _, other in wanted[place:])
+        share_s = (until - time.monotonic()) * _WEIGHTS[kind] / ahead
         probes = _build(generated[bits], kind, sizes_for(items), k, share_s)
         time_rounds(probes, k, stopwatch)
         models += fitted(probes, bits, k)
@@ -137,7 +144,6 @@ def fitted(probes: Sequence[Probe], bits: int, k: int) -> list[KindModel]:
     for _, group in by_spec:
         same = list(group)
         works = [search_work(probe.spec, bits, probe.count, probe.distinct, k) for probe in same]
-        approximate = same[0].spec.is_approximate
         models.append(
             KindModel(
                 bits=bits,
@@ -146,7 +152,7 @@ def fitted(probes: Sequence[Probe], bits: int, k: int) -> list[KindModel]:
                 one_s=_curve(works, [probe.one_s for probe in same]),
                 block_s=_curve(works, [probe.block_s for probe in same]),
                 distinct=DistinctCurve([Point(probe.count, probe.distinct) for probe in same], bits),
-                recall=RecallCurve([Point(probe.count, probe.recall) for probe in same]) if approximate else None,
+                recall=_recall_curve(same) if same[0].spec.is_approximate else None,
                 measured=max(probe.count for probe in same),
             )
         )
@@ -155,13 +161,13 @@ def fitted(probes: Sequence[Probe], bits: int, k: int) -> list[KindModel]:
 
 def build_probes(codes: Codes, kind: IndexKind, k: int) -> list[Probe]:
     """What is measured of one shard: one probe, or one per set of parameters of an approximate kind."""
-    positions = sample_positions(len(codes))
-    queries, distinct = codes[positions], num_distinct(codes)
-    if kind not in APPROXIMATE:
-        spec, made = KindSpec(kind), _exact(codes, kind)
-        probes = [Probe(spec, len(codes), distinct, made, lambda: None, queries, 1.0)]
+    queries = codes[sample_positions(len(codes))]
+    if kind in APPROXIMATE:
+        probes = _approximate(codes, kind, queries, k)
     else:
-        probes = _approximate(codes, kind, queries, distinct, k)
+        made = _exact(codes, kind)
+        distinct = made.num_distinct if isinstance(made, UniqueCodes) else len(codes)
+        probes = [Probe(KindSpec(kind), len(codes), distinct, made, lambda: None, queries, 1.0, 1.0)]
     for probe in probes:  # what is done once, such as reading the codes for the first time, is not timed
         probe.set_up()
         probe.searched.search(queries[:1], min(k, len(codes)))
@@ -196,7 +202,7 @@ def _exact(codes: Codes, kind: IndexKind) -> SearchableCodes:
     return BucketCodes(codes) if kind == "table" else flat_codes(codes, 1)
 
 
-def _approximate(codes: Codes, kind: IndexKind, queries: Codes, distinct: int, k: int) -> list[Probe]:
+def _approximate(codes: Codes, kind: IndexKind, queries: Codes, k: int) -> list[Probe]:
     bits, k = 8 * codes.shape[1], min(k, len(codes))
     specs = [KindSpec(kind, asked) for asked in ASKED[kind]]
     structure = build_structure(kind, codes, specs[0].of_shard(len(codes), bits))
@@ -207,7 +213,9 @@ def _approximate(codes: Codes, kind: IndexKind, queries: Codes, distinct: int, k
         set_up = _setter(structure, spec.of_shard(len(codes), bits))
         set_up()
         recall = index_recall(searched.search(queries, k)[1], exact)
-        probes.append(Probe(spec, len(codes), distinct, searched, set_up, queries, recall))
+        found, positions = structure.search(queries, k)
+        unaided = index_recall(np.where(positions < 0, PADDING_DISTANCE, found), exact)
+        probes.append(Probe(spec, len(codes), len(codes), searched, set_up, queries, recall, unaided))
     return probes
 
 
@@ -223,6 +231,11 @@ def _setter(structure: Any, parameters: dict[str, int]) -> Callable[[], None]:
             structure.nflip = parameters["nflip"]
 
     return set_up
+
+
+def _recall_curve(probes: Sequence[Probe]) -> RecallCurve:
+    largest = max(probes, key=lambda probe: probe.count)
+    return RecallCurve([Point(probe.count, probe.recall) for probe in probes], largest.unaided)
 
 
 def _curve(works: Sequence[float], seconds: Sequence[Sequence[float]]) -> Curve:

@@ -5,12 +5,13 @@ Knows nothing of how anything was measured. All of it is arithmetic on what is p
 * Shards are of equal size, and all replicas lie evenly on the nodes, none of whose memory they share.
 * A request asks every shard once, at the same time; a node searches as many shards at a time as it has cores.
 * Cores are to be busy for seven tenths of the time at most: beyond that, requests wait for each other.
-* What answers HTTP has as many replicas as a shard. Each is one Python process, which one core does the work of; so is a
-  shard of the kinds that are searched in Python.
+* What answers HTTP has as many replicas as a shard. Each is one Python process, which keeps one core busy at most; so
+  does a replica of a shard of the kinds that are searched in Python.
 """
 
 import bisect
 import dataclasses
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -25,6 +26,8 @@ _REQUEST_HOPS, _INGRESS_HOPS = 2, 2
 _IN_PYTHON: frozenset[IndexKind] = frozenset(("unique", "table"))
 SHARDS = (*range(1, 17), *(base * 2**power for power in range(2, 8) for base in (5, 6, 7, 8)))
 """Numbers of shards that are tried; up to 16 all, then four to each doubling."""
+LEAST_ROWS = 2**18
+"""Of a shard, if there are several: searching fewer takes less time than asking another shard."""
 REPLICAS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 """Numbers of replicas that are tried."""
 _HELPED_BY_NODES = ("memory", "latency", "queries per second")
@@ -89,6 +92,11 @@ class Candidate:
     shortfalls: tuple[Shortfall, ...] = ()
 
     @property
+    def excess(self) -> float:
+        """How far it is off altogether."""
+        return sum(one.excess for one in self.shortfalls)
+
+    @property
     def cost(self) -> tuple[float, ...]:
         """Less is better: nodes, then latency in whole milliseconds, then processes, then latency."""
         return (self.nodes, round(self.latency_ms), self.shards * self.replicas, self.latency_ms)
@@ -101,7 +109,7 @@ def choose(candidates: Sequence[Candidate]) -> Candidate | None:
 
 def nearest_miss(candidates: Sequence[Candidate]) -> Candidate:
     """The one that fails at the fewest constraints, and by the least; at least one candidate, all of which fail."""
-    return min(candidates, key=lambda one: (len(one.shortfalls), sum(s.excess for s in one.shortfalls), one.cost))
+    return min(candidates, key=lambda one: (len(one.shortfalls), round(one.excess, 2), one.cost))
 
 
 def best_of(model: KindModel, quality: float, demand: Demand) -> Candidate:
@@ -121,12 +129,12 @@ def predict(model: KindModel, quality: float, demand: Demand, shards: int, repli
         replicas: Of each shard, at least 1.
         nodes: At least 1, at most one for each replica of a shard.
     """
-    rows = -(-demand.items // shards)
-    memory = demand.reserved_bytes + -(-shards * replicas // nodes) * (
+    rows = math.ceil(demand.items / shards)
+    memory = demand.reserved_bytes + math.ceil(shards * replicas / nodes) * (
         PROCESS_BYTES + model.memory(rows, contiguous=demand.contiguous).loading
     )
     search_ms = 1e3 * model.seconds(rows, demand.queries_per_request)
-    waves = -(-(-(-shards // nodes)) // demand.cpus_per_node)
+    waves = math.ceil(math.ceil(shards / nodes) / demand.cpus_per_node)
     cores = nodes * demand.cpus_per_node
     request_ms = (_REQUEST_HOPS + shards) * demand.hop_cpu_ms + shards * search_ms
     searching = min(cores, shards * replicas) if model.spec.kind in _IN_PYTHON else cores
@@ -156,7 +164,7 @@ def predict(model: KindModel, quality: float, demand: Demand, shards: int, repli
 def _layouts(model: KindModel, quality: float, demand: Demand) -> Iterator[Candidate]:
     """Per number of shards, with as few replicas and nodes as do; where none do, with every number of replicas."""
     for shards in SHARDS:
-        if shards > demand.items:
+        if shards > 1 and demand.items / shards < LEAST_ROWS:
             return
         for replicas in REPLICAS:
             candidate = _on_fewest_nodes(model, quality, demand, shards, replicas)

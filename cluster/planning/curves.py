@@ -49,13 +49,20 @@ class Curve:
 class RecallCurve:
     """Share of the nearest that is found: what is missed grows by as much per doubling as between the largest sizes."""
 
-    def __init__(self, points: Sequence[Point]) -> None:
-        """Takes at least one point, of different sizes above 0, with values from 0 to 1."""
+    def __init__(self, points: Sequence[Point], unaided: float = 1.0) -> None:
+        """Takes what was found.
+
+        Args:
+            points: At least one, of different sizes above 0, with values from 0 to 1.
+            unaided: The most that is believed beyond the largest size.
+        """
         self._missed = Curve([Point(math.log2(size), 1.0 - found) for size, found in points])
+        self._largest, self._unaided = max(size for size, _ in points), unaided
 
     def at(self, count: float) -> float:
         """The share at a number of codes, at least 1."""
-        return max(0.0, 1.0 - min(1.0, self._missed.at(math.log2(count))))
+        found = max(0.0, 1.0 - min(1.0, self._missed.at(math.log2(count))))
+        return min(found, self._unaided) if count > self._largest else found
 
 
 class DistinctCurve:

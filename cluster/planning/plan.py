@@ -134,9 +134,9 @@ def _fits(kind: IndexKind, bits: int) -> bool:
 
 
 def _wanted(config: PlanConfig, relative: Mapping[int, float]) -> list[tuple[int, IndexKind]]:
-    """What is measured: of a length that is not good enough the first kind alone, and no approximate kind for exactness.
+    """What is measured, kind by kind.
 
-    Lengths before kinds, so that what takes long to build is measured with what time is left.
+    Of a length that is not good enough that is one kind; where all is to be found, none that may miss some.
     """
     wanted: list[tuple[int, IndexKind]] = []
     for kind in config.kinds:
@@ -169,8 +169,8 @@ def _problem(nearest: Candidate) -> str:
     others = [one.constraint for one in nearest.shortfalls if one is not first]
     more = f" (and {', '.join(others)})" if others else ""
     return (
-        f"no index does all that is asked; the nearest, {nearest.kind} of {nearest.bits} bits in {nearest.shards} "
-        f"shards on {nearest.nodes} nodes, fails at {first.constraint}: {first.text}, {first.excess:.0%} off{more}"
+        f"no index does all that is asked; the nearest, {nearest.kind} of {nearest.bits} bits (shards "
+        f"{nearest.shards}, nodes {nearest.nodes}), fails at {first.constraint}: {first.text}, {first.excess:.0%} off{more}"
     )
 
 

@@ -3,6 +3,7 @@
 Knows nothing of predictions. The process is a fresh one, so that what it holds is what the shards take.
 """
 
+import ctypes
 import itertools
 import statistics
 from collections.abc import Iterator, Sequence
@@ -78,6 +79,8 @@ def _measure(shards: TrialShards) -> Trial:
     queries = [_queries(shards, entry) for entry in shards.entries]
     for shard, asked in zip(loaded, queries, strict=True):
         shard.search(asked[:1], shards.k)
+    # Of large shards the allocator keeps nothing that was freed; of small ones it would, and that is not the shard's.
+    ctypes.CDLL(None).malloc_trim(0)
     resident = _resident_bytes() - before
     recalls = [
         _recall(shards, entry, shard, asked)

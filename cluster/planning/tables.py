@@ -76,8 +76,8 @@ def _lines(result: "PlanResult") -> list[str]:
     if chosen is None:
         return []
     lines = [
-        f"Chosen: {chosen.kind} of {chosen.bits} bits in {chosen.shards} shards, {chosen.replicas} replicas of each, "
-        f"on {chosen.nodes} nodes. Times are p50 while nothing else is asked."
+        f"Chosen: {chosen.kind} of {chosen.bits} bits, shards {chosen.shards}, replicas {chosen.replicas}, nodes "
+        f"{chosen.nodes}. Times are p50 while nothing else is asked."
     ]
     if chosen.beyond_measured > 1:
         lines.append(
@@ -88,9 +88,8 @@ def _lines(result: "PlanResult") -> list[str]:
 
 
 def _verified(verification: "Verification") -> Table:
-    table = Table(
-        title=f"Verified on {verification.items:,} codes, {verification.shards} shards of {verification.rows_per_shard:,}"
-    )
+    of_what = f"{verification.items:,} codes, {verification.rows_per_shard:,} in each shard"
+    table = Table(title=f"Verified on {of_what}")
     table.add_column("")
     for name in ("predicted", "measured", "ratio"):
         table.add_column(name, justify="right")

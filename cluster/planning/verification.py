@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from cibhash.types import Codes
 from cluster.code_tables import packed_array
+from cluster.index.kinds import IndexKind
 from cluster.index.shard_files import write_shard_files
 from cluster.index.structure_files import write_structure
 from cluster.manifests import IndexShardEntry
@@ -23,6 +24,9 @@ from cluster.planning.kind_model import KindModel
 from cluster.planning.shard_trial import Trial, TrialShards, try_shards
 
 _FREE_SHARE = 0.25
+_BUILT_SOON: dict[IndexKind, int] = {"ivf": 2**22, "multihash": 2**22, "hnsw": 2**18}
+_SORTED_SOON = 2**24
+"""Codes of an index of an approximate kind, and of an exact one, that are built in about a minute."""
 _GAP = 2
 """Between ids, where these are to have gaps."""
 
@@ -33,11 +37,13 @@ class Compared:
 
     predicted: float
     measured: float
+    ratio: float
+    """Predicted over measured; 0 where nothing was measured."""
 
-    @property
-    def ratio(self) -> float:
-        """Predicted over measured; not a number where nothing was measured."""
-        return self.predicted / self.measured if self.measured else float("nan")
+    @classmethod
+    def of(cls, predicted: float, measured: float) -> "Compared":
+        """Both, with their ratio."""
+        return cls(predicted, measured, predicted / measured if measured else 0.0)
 
 
 @dataclass(frozen=True)
@@ -86,8 +92,8 @@ def verify(
 
 
 def default_items(items: int, model: KindModel, *, contiguous: bool) -> int:
-    """All items, or as many of them as a quarter of the free memory holds in one shard."""
-    free = _FREE_SHARE * _available_bytes()
+    """All items, or as many as can be built in about a minute and a quarter of the free memory holds in one shard."""
+    free, items = _FREE_SHARE * _available_bytes(), min(items, _BUILT_SOON.get(model.spec.kind, _SORTED_SOON))
     while items > 1 and model.memory(items, contiguous=contiguous).loading > free:
         items //= 2
     return items
@@ -107,11 +113,11 @@ def _compared(
     files = shards * model.file_bytes(rows, contiguous=contiguous)
     work = model.work(rows)
     return {
-        "memory_bytes": Compared(memory, trial.resident_bytes),
-        "file_bytes": Compared(files, size),
-        "one_query_ms": Compared(1e3 * model.one_s.at(work), 1e3 * trial.one_s),
-        "block_query_ms": Compared(1e3 * model.block_s.at(work), 1e3 * trial.block_s),
-        "recall": Compared(model.recall_of(rows), trial.recall),
+        "memory_bytes": Compared.of(memory, trial.resident_bytes),
+        "file_bytes": Compared.of(files, size),
+        "one_query_ms": Compared.of(1e3 * model.one_s.at(work), 1e3 * trial.one_s),
+        "block_query_ms": Compared.of(1e3 * model.block_s.at(work), 1e3 * trial.block_s),
+        "recall": Compared.of(model.recall_of(rows), trial.recall),
     }
 
 

@@ -57,6 +57,7 @@ def _check(script: str) -> None:
         "evaluation_speed",
         "device_search",
         "index_kinds",
+        "planning",
     ],
 )
 def test_a_script_runs(script: str) -> None:
