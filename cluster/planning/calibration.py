@@ -243,4 +243,5 @@ def _curve(works: Sequence[float], seconds: Sequence[Sequence[float]]) -> Curve:
     values: dict[float, list[float]] = {}
     for work, taken in zip(works, seconds, strict=True):
         values.setdefault(work, []).append(statistics.median(taken))
-    return Curve([Point(work, statistics.mean(medians)) for work, medians in values.items()])
+    points = [Point(work, statistics.mean(medians)) for work, medians in values.items()]
+    return Curve(points, in_proportion=True)

@@ -24,8 +24,13 @@ class Curve:
     smallest the first one does, but never below 0. A single point is a constant.
     """
 
-    def __init__(self, points: Sequence[Point]) -> None:
-        """Takes at least one point, of different sizes.
+    def __init__(self, points: Sequence[Point], *, in_proportion: bool = False) -> None:
+        """Takes points.
+
+        Args:
+            points: At least one, of different sizes.
+            in_proportion: Beyond the largest it rises in proportion to the size at most, as what has a fixed cost and
+                one by size does: more would be noise.
 
         Raises:
             ValueError: no points, or two of one size.
@@ -34,6 +39,7 @@ class Curve:
         if not ordered or any(first.size == second.size for first, second in itertools.pairwise(ordered)):
             raise ValueError(f"{len(ordered)} points, expected at least one, of different sizes")
         highest = itertools.accumulate((point.value for point in ordered), max)
+        self._in_proportion = in_proportion
         self.points = tuple(Point(point.size, value) for point, value in zip(ordered, highest, strict=True))
 
     def at(self, size: float) -> float:
@@ -43,6 +49,8 @@ class Curve:
         place = bisect.bisect_right([point.size for point in self.points], size)
         first, second = self.points[min(max(place, 1), len(self.points) - 1) - 1 :][:2]
         slope = (second.value - first.value) / (second.size - first.size)
+        if self._in_proportion and size > second.size > 0:
+            return second.value + min(slope, second.value / second.size) * (size - second.size)
         return max(0.0, first.value + slope * (size - first.size))
 
 

@@ -168,10 +168,9 @@ def _problem(nearest: Candidate) -> str:
     first = max(nearest.shortfalls, key=lambda one: one.excess)
     others = [one.constraint for one in nearest.shortfalls if one is not first]
     more = f" (and {', '.join(others)})" if others else ""
-    return (
-        f"no index does all that is asked; the nearest, {nearest.kind} of {nearest.bits} bits (shards "
-        f"{nearest.shards}, nodes {nearest.nodes}), fails at {first.constraint}: {first.text}, {first.excess:.0%} off{more}"
-    )
+    which = f"{nearest.kind} of {nearest.bits} bits (shards {nearest.shards}, nodes {nearest.nodes})"
+    fails = f"fails at {first.constraint}: {first.text}, {first.excess:.0%} off{more}"
+    return f"no index does all that is asked; the nearest, {which}, {fails}"
 
 
 def _described(model: KindModel) -> dict[str, object]:

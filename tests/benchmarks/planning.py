@@ -72,7 +72,7 @@ def _compared(kind: IndexKind, corpus: Codes, options: argparse.Namespace) -> li
     calibrated = [probe for size in sizes for probe in build_probes(generated.first(size), kind, k)]
     calibrated = [probe for probe in calibrated if probe.spec.parameters in ({}, {"nprobe": 32})]
     with tempfile.TemporaryDirectory(prefix="cibhash-planning-") as folder:
-        built = [_built(corpus[:count], kind, k, str(Path(folder, str(count)))) for count in options.counts]
+        built = [_built(corpus[:count].copy(), kind, k, str(Path(folder, str(count)))) for count in options.counts]
         time_rounds([*calibrated, *(probe for probe, _, _ in built)], k, Stopwatch(options.clock), options.rounds)
         (model,) = fitted(calibrated, _BITS, k)
         return [_row(model, *one, options) for one in built]

@@ -14,6 +14,13 @@ def test_lines_between_and_beyond_the_points() -> None:
     assert Curve([Point(10, 1.0), Point(20, 11.0)]).at(1) == 0.0
 
 
+def test_beyond_the_points_it_may_rise_in_proportion_at_most() -> None:
+    noisy = Curve([Point(10, 1.0), Point(20, 8.0)], in_proportion=True)
+    assert (noisy.at(20), noisy.at(40)) == (8.0, 16.0)
+    fixed = Curve([Point(10, 5.0), Point(20, 7.0)], in_proportion=True)
+    assert fixed.at(30) == 9.0
+
+
 def test_a_curve_never_falls_whatever_noise_there_is() -> None:
     curve = Curve([Point(1, 4.0), Point(2, 3.0), Point(3, 5.0), Point(4, 4.5)])
     values = [curve.at(size / 10) for size in range(1, 80)]

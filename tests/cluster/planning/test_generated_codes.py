@@ -4,7 +4,8 @@ import numpy as np
 
 from cibhash import hamming
 from cibhash.types import Codes
-from cluster.planning.generated_codes import GeneratedCodes
+from cluster.planning.code_quality import num_distinct
+from cluster.planning.generated_codes import GeneratedCodes, unseen
 from tests.benchmarks.clustered_codes import make_data
 
 
@@ -30,8 +31,8 @@ def test_distances_are_like_those_of_a_real_corpus_of_that_size() -> None:
     made = GeneratedCodes(real[:15_000], 0).first(60_000)
     uniform = np.random.default_rng(0).integers(0, 256, made.shape, np.uint8)
     expected = distances(real, 40)
-    assert abs(distances(made, 40) - expected) < 1.0
-    assert abs(distances(uniform, 40) - expected) > 2.0
+    assert abs(distances(made, 40) - expected) < 0.7
+    assert abs(distances(uniform, 40) - expected) > 1.0
 
 
 def test_bits_that_never_differ_never_do_and_equal_codes_stay_equal() -> None:
@@ -41,3 +42,19 @@ def test_bits_that_never_differ_never_do_and_equal_codes_stay_equal() -> None:
     one = np.full((5, 8), 9, np.uint8)
     assert np.all(GeneratedCodes(one, 0).first(100_000) == 9)
     assert GeneratedCodes(one[:1], 0).first(3).tolist() == one[:3].tolist()
+
+
+def test_distinct_codes_grow_like_those_of_the_corpus() -> None:
+    different = make_data(64, 20_000, 1, 0).database
+    corpus = different[np.random.default_rng(0).integers(0, len(different), 200_000)]
+    made = GeneratedCodes(corpus[:10_000], 0)
+    for count in (10_000, 40_000, 200_000):
+        assert abs(num_distinct(made.first(count)) / num_distinct(corpus[:count]) - 1) < 0.1
+
+
+def test_unseen_codes_follow_from_those_seen_once_and_twice() -> None:
+    codes = np.array([[1], [1], [2], [2], [2], [3], [3], [4], [5], [6], [7]], np.uint8)
+    assert unseen(codes) == (4 / 11, 4**2 // (2 * 2))
+    assert unseen(codes[[0, 1, 2, 3]]) == (0.0, 1)
+    assert unseen(codes[[0, 2, 5]])[0] == 1.0
+    assert unseen(codes[[2, 3, 4, 7, 8, 9]]) == (3 / 6, 3)
