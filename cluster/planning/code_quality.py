@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from cibhash import hamming
 from cibhash.binary import as_words, prefix
 from cibhash.metrics import from_histogram
-from cibhash.types import Codes, Ids, Labels
+from cibhash.types import Codes, Distances, Ids, Labels
 
 MAX_QUERIES = 500
 _BLOCK_CELLS = 2**22
@@ -80,8 +81,8 @@ def num_distinct(codes: Codes) -> int:
     return 1 + int(np.count_nonzero(np.any(words[:, order[1:]] != words[:, order[:-1]], axis=0)))
 
 
-def _is_labeled(labels: Labels) -> np.ndarray:
-    return labels >= 0 if labels.ndim == 1 else labels.any(axis=1)
+def _is_labeled(labels: Labels) -> npt.NDArray[np.bool_]:
+    return np.asarray(labels >= 0 if labels.ndim == 1 else labels.any(axis=1))
 
 
 def _shared_labels(codes: Codes, labels: Labels, queries: Ids) -> tuple[Ids, Ids]:
@@ -108,13 +109,14 @@ def _agreements(codes: Codes, queries: Ids, lengths: Sequence[int], k: int) -> d
     return {bits: tuple(map(np.concatenate, zip(*parts, strict=True))) for bits, parts in blocks.items()}  # type: ignore[misc]
 
 
-def _other_distances(codes: Codes, rows: Ids, bits: int, others: np.ndarray) -> np.ndarray:
+def _other_distances(codes: Codes, rows: Ids, bits: int, others: npt.NDArray[np.bool_]) -> Distances:
     """Distances (Q, N - 1) of the queries at `rows` to all codes but their own."""
     part = prefix(codes, bits)
-    return hamming.distances(part[rows], part)[others].reshape(len(rows), len(codes) - 1)
+    every: Distances = hamming.distances(part[rows], part)[others]
+    return every.reshape(len(rows), len(codes) - 1)
 
 
-def _counts(distances: np.ndarray, bits: int, chosen: np.ndarray | None = None) -> Ids:
+def _counts(distances: Distances, bits: int, chosen: npt.NDArray[np.bool_] | None = None) -> Ids:
     """Histograms (Q, B + 1) of distances (Q, N), or of those that were chosen, one after the other."""
     if chosen is None:
         chosen = np.ones(distances.shape, np.bool_)

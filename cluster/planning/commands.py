@@ -17,13 +17,9 @@ def commands_for(chosen: Candidate, codes_uri: str, table_bits: int) -> tuple[st
         table_bits: Length of its codes; a shorter one is asked for by name.
     """
     index = ["cibhash", "index", "--codes", codes_uri, "--output", "INDEX", "--kind", chosen.kind]
-    index += [word for name, value in chosen.parameters.items() for word in (f"--{chosen.kind}.{_flag(name)}", value)]
+    for name, value in chosen.parameters.items():
+        index += [f"--{chosen.kind}.{name.replace('_', '-')}", str(value)]
     if chosen.bits != table_bits:
-        index += ["--bits", chosen.bits]
-    index += ["--shards", chosen.shards]
-    serve = ["cibhash", "serve", "--index", "INDEX", "--replicas", chosen.replicas]
-    return tuple(shlex.join(map(str, words)) for words in (index, serve))
-
-
-def _flag(name: str) -> str:
-    return name.replace("_", "-")
+        index += ["--bits", str(chosen.bits)]
+    index += ["--shards", str(chosen.shards)]
+    return shlex.join(index), shlex.join(["cibhash", "serve", "--index", "INDEX", "--replicas", str(chosen.replicas)])

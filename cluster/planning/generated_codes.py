@@ -47,13 +47,13 @@ class GeneratedCodes:
         self._unseen_share, self._num_unseen = unseen(sample)
         words = as_words(sample)
         self._varying = np.flatnonzero(np.ptp(unpack_bits(sample), axis=0))
-        self._seen = np.unique(words[0]) if len(words) == 1 and len(self._varying) else None
+        self._seen = np.unique(words[0]) if len(words) == 1 and len(self._varying) else words[0, :0]
         self._made = self._sample
 
     @property
     def bits(self) -> int:
         """Length of the codes."""
-        return 8 * self._sample.shape[1]
+        return 8 * int(self._sample.shape[1])
 
     def first(self, count: int) -> Codes:
         """The first codes uint8 (count, B/8), a view of what is kept for the next call."""
@@ -82,7 +82,7 @@ class GeneratedCodes:
             streams = [_noise_bytes(numbers, 10 * place + number, made.shape[1]) for number in range(4)]
             mask = streams[0] if place == 1 else streams[0] & (streams[1] | (streams[2] & streams[3]))
             made ^= (made ^ other) & mask
-        for attempt in range(_ATTEMPTS if self._seen is not None else 0):
+        for attempt in range(_ATTEMPTS if len(self._seen) else 0):
             clashes = np.flatnonzero(np.isin(as_words(made)[0], self._seen))
             bit = self._varying[_below(_noise(numbers[clashes], 50 + attempt), len(self._varying))]
             made[clashes, bit // 8] ^= np.left_shift(1, bit % 8).astype(np.uint8)

@@ -6,6 +6,7 @@ Knows nothing of predictions. The process is a fresh one, so that what it holds 
 import ctypes
 import itertools
 import statistics
+import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -15,19 +16,20 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import pyarrow as pa
 
 from cibhash.errors import CIBHashError
 from cibhash.types import Codes
+from cluster.code_tables import packed_array
 from cluster.index.flat_codes import flat_codes
-from cluster.index.kinds import APPROXIMATE, IndexKind
-from cluster.index.shard_files import read_shard_codes
-from cluster.index.shard_ids import compact
+from cluster.index.kinds import IndexKind, KindSpec
+from cluster.index.shard_files import read_shard_codes, write_shard_files
 from cluster.index.shard_index import ShardIndex
-from cluster.index.structure_files import index_recall, sample_positions
+from cluster.index.structure_files import index_recall, sample_positions, write_structure
 from cluster.manifests import IndexShardEntry
 from cluster.planning.calibration import BLOCK, Stopwatch
 
-_ALONE, _ROUNDS, _WARM_ROWS = 8, 9, 1000
+_ALONE, _ROUNDS, _WARM_ROWS, _GAP = 8, 9, 1000, 2
 
 
 @dataclass(frozen=True)
@@ -74,13 +76,13 @@ def try_shards(shards: TrialShards) -> Trial:
 
 def _measure(shards: TrialShards) -> Trial:
     _warm(shards)
+    _give_back()
     before = _resident_bytes()
     loaded = [ShardIndex.load(shards.base_uri, entry, shards.bits, kind=shards.kind) for entry in shards.entries]
     queries = [_queries(shards, entry) for entry in shards.entries]
     for shard, asked in zip(loaded, queries, strict=True):
         shard.search(asked[:1], shards.k)
-    # Of large shards the allocator keeps nothing that was freed; of small ones it would, and that is not the shard's.
-    ctypes.CDLL(None).malloc_trim(0)
+    _give_back()
     resident = _resident_bytes() - before
     recalls = [
         _recall(shards, entry, shard, asked)
@@ -91,13 +93,15 @@ def _measure(shards: TrialShards) -> Trial:
 
 
 def _warm(shards: TrialShards) -> None:
-    """Imports what a search needs: whatever lies in memory before shards do."""
-    codes = np.zeros((_WARM_ROWS, shards.bits // 8), np.uint8)
-    ShardIndex(codes, compact(np.arange(_WARM_ROWS)), None).search(codes[:1], 1)
-    if shards.kind in APPROXIMATE:
-        from cluster.index.faiss_module import faiss_with
-
-        faiss_with(1)
+    """Loads and searches a tiny shard: what a process needs for the first one of any size is then there."""
+    codes = np.random.default_rng(0).integers(0, 256, (_WARM_ROWS, shards.bits // 8), np.uint8)
+    table = pa.table({"id": pa.array(_GAP * np.arange(_WARM_ROWS)), "code": packed_array(codes)})
+    spec = KindSpec(shards.kind)
+    with tempfile.TemporaryDirectory(prefix="cibhash-plan-") as folder:
+        entry = write_shard_files(folder, 0, table, shards.bits, with_rows=False)
+        entry = entry.model_copy(update={"structure": write_structure(folder, 0, codes, spec)})
+        shard = ShardIndex.load(folder, entry, shards.bits, kind=shards.kind)
+        shard.search(codes[:BLOCK], min(shards.k, _WARM_ROWS))
 
 
 def _queries(shards: TrialShards, entry: IndexShardEntry) -> Codes:
@@ -128,6 +132,11 @@ def _times(shards: TrialShards, loaded: Sequence[ShardIndex], queries: Sequence[
 def _some(queries: Codes, number: int) -> Iterator[Codes]:
     for place in range(number * _ALONE, (number + 1) * _ALONE):
         yield queries[place % len(queries)][None]
+
+
+def _give_back() -> None:
+    """Has the allocator return what was freed: of large shards it keeps nothing, of small ones it would."""
+    ctypes.CDLL(None).malloc_trim(0)
 
 
 def _resident_bytes() -> int:
