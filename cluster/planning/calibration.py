@@ -126,7 +126,7 @@ def calibrate(
         share_s = (until - time.monotonic()) * _WEIGHTS[kind] / ahead
         probes = _build(generated[bits], kind, sizes_for(items), k, share_s)
         time_rounds(probes, k, stopwatch)
-        models += fitted(probes, bits, k)
+        models += fitted(probes, bits, k, generated[bits].most_distinct)
     return models
 
 
@@ -137,8 +137,15 @@ def time_rounds(probes: Sequence[Probe], k: int, stopwatch: Stopwatch, rounds: i
             probe.time(stopwatch, number, k)
 
 
-def fitted(probes: Sequence[Probe], bits: int, k: int) -> list[KindModel]:
-    """A model per kind and parameters, from probes of several sizes that were timed."""
+def fitted(probes: Sequence[Probe], bits: int, k: int, most_distinct: float) -> list[KindModel]:
+    """A model per kind and parameters, from probes of several sizes that were timed.
+
+    Args:
+        probes: Of one kind and code length.
+        bits: Code length.
+        k: Neighbors per query.
+        most_distinct: Distinct codes that a shard of any size can have.
+    """
     models = []
     by_spec = itertools.groupby(sorted(probes, key=lambda probe: str(probe.spec)), key=lambda probe: str(probe.spec))
     for _, group in by_spec:
@@ -151,7 +158,7 @@ def fitted(probes: Sequence[Probe], bits: int, k: int) -> list[KindModel]:
                 k=k,
                 one_s=_curve(works, [probe.one_s for probe in same]),
                 block_s=_curve(works, [probe.block_s for probe in same]),
-                distinct=DistinctCurve([Point(probe.count, probe.distinct) for probe in same], bits),
+                distinct=DistinctCurve([Point(probe.count, probe.distinct) for probe in same], most_distinct),
                 recall=_recall_curve(same) if same[0].spec.is_approximate else None,
                 measured=max(probe.count for probe in same),
             )

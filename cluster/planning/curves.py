@@ -76,12 +76,12 @@ class RecallCurve:
 class DistinctCurve:
     """How many of so many codes are distinct: a power of their number between two points and beyond the last."""
 
-    def __init__(self, points: Sequence[Point], bits: int) -> None:
-        """Takes at least one point, of different sizes above 0, with values from 1; `bits` is the code length."""
+    def __init__(self, points: Sequence[Point], most: float) -> None:
+        """Takes at least one point, of different sizes above 0, with values from 1; `most` is all that there are."""
         self._powers = Curve([Point(math.log(size), math.log(value)) for size, value in points])
-        self._bits = bits
+        self._most = most
 
     def at(self, count: float) -> float:
-        """Distinct codes among `count`, at least 1: no more than there are codes, and than can differ."""
+        """Distinct codes among `count`, at least 1."""
         expected = math.exp(min(self._powers.at(math.log(count)), 700.0))
-        return max(1.0, min(expected, count, 2.0**self._bits))
+        return max(1.0, min(expected, count, self._most))

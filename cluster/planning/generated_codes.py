@@ -22,6 +22,7 @@ import numpy.typing as npt
 from cibhash import hamming
 from cibhash.binary import as_words, unpack_bits
 from cibhash.types import Codes
+from cluster.planning.code_quality import num_distinct
 
 _BLOCK = 2**16
 """Codes that are drawn together."""
@@ -54,6 +55,11 @@ class GeneratedCodes:
     def bits(self) -> int:
         """Length of the codes."""
         return 8 * int(self._sample.shape[1])
+
+    @property
+    def most_distinct(self) -> int:
+        """Distinct codes that there can be among however many."""
+        return min(num_distinct(self._sample) + self._num_unseen, 2**self.bits)
 
     def first(self, count: int) -> Codes:
         """The first codes uint8 (count, B/8), a view of what is kept for the next call."""

@@ -74,7 +74,7 @@ def _compared(kind: IndexKind, corpus: Codes, options: argparse.Namespace) -> li
     with tempfile.TemporaryDirectory(prefix="cibhash-planning-") as folder:
         built = [_built(corpus[:count].copy(), kind, k, str(Path(folder, str(count)))) for count in options.counts]
         time_rounds([*calibrated, *(probe for probe, _, _ in built)], k, Stopwatch(options.clock), options.rounds)
-        (model,) = fitted(calibrated, _BITS, k)
+        (model,) = fitted(calibrated, _BITS, k, generated.most_distinct)
         return [_row(model, *one, options) for one in built]
 
 

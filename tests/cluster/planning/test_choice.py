@@ -48,7 +48,7 @@ def model(kind: IndexKind = "flat", bits: int = 64, ns_per_work: float = 0.5, re
         k=100,
         one_s=line,
         block_s=Curve([Point(0, 1e-6), Point(1e6, 1e-6 + 2e-4 * ns_per_work)]),
-        distinct=DistinctCurve([Point(10**5, 10**5), Point(10**6, 10**6)], bits),
+        distinct=DistinctCurve([Point(10**5, 10**5), Point(10**6, 10**6)], 2**bits),
         recall=RecallCurve([Point(2**20, recall), Point(2**22, 2 * recall - 1)]) if spec.is_approximate else None,
         measured=2**22,
     )

@@ -52,9 +52,9 @@ def test_beyond_what_was_measured_only_what_is_found_unaided_is_believed() -> No
 
 
 def test_distinct_codes_grow_by_a_power_up_to_all_there_are() -> None:
-    distinct = DistinctCurve([Point(100, 100), Point(10_000, 1000)], 16)
+    distinct = DistinctCurve([Point(100, 100), Point(10_000, 1000)], 2**16)
     assert distinct.at(1000) == pytest.approx(math.sqrt(100 * 1000))
     assert distinct.at(1_000_000) == pytest.approx(10_000)
     assert distinct.at(10**15) == 2**16
-    every = DistinctCurve([Point(10, 10), Point(20, 20)], 64)
+    every = DistinctCurve([Point(10, 10), Point(20, 20)], 2**64)
     assert every.at(10**9) == pytest.approx(10**9)

@@ -50,6 +50,7 @@ def test_distinct_codes_grow_like_those_of_the_corpus() -> None:
     made = GeneratedCodes(corpus[:10_000], 0)
     for count in (10_000, 40_000, 200_000):
         assert abs(num_distinct(made.first(count)) / num_distinct(corpus[:count]) - 1) < 0.1
+    assert num_distinct(made.first(200_000)) <= made.most_distinct < 22_000
 
 
 def test_unseen_codes_follow_from_those_seen_once_and_twice() -> None:
