@@ -4,6 +4,7 @@ Knows nothing of constraints and nodes. What is timed is what the service search
 within a round and medians count, so that a machine that others load too does not bend the curves.
 """
 
+import dataclasses
 import itertools
 import statistics
 import time
@@ -30,8 +31,11 @@ BLOCK = 64
 _ALONE = 8
 """Queries that are searched one by one in a round."""
 _ROUNDS = 7
-SIZES = tuple(4**power for power in range(7, 12))
-"""Codes of the shards that are measured: 16 thousand to 4 million."""
+SIZES = tuple(4**power for power in range(7, 13))
+"""Codes of the shards that are measured: 16 thousand to 16 million."""
+_DIFFERENT = SIZES[-2]
+"""More codes than these are the same ones again, and only of the kind flat, which compares them all: the largest shard
+is to lie in memory, not in a cache."""
 _LEAST_SIZES = 2
 ASKED: dict[IndexKind, tuple[dict[str, int], ...]] = {
     "ivf": ({"nprobe": 8}, {"nprobe": 32}, {"nprobe": 128}),
@@ -39,7 +43,7 @@ ASKED: dict[IndexKind, tuple[dict[str, int], ...]] = {
     "multihash": ({"nflip": 1}, {"nflip": 2}),
 }
 """Parameters of the approximate kinds that are tried: the one that trades time for recall."""
-_WEIGHTS: dict[IndexKind, int] = {"flat": 4, "unique": 3, "table": 2, "ivf": 3, "hnsw": 2, "multihash": 1}
+_WEIGHTS: dict[IndexKind, int] = {"flat": 6, "unique": 3, "table": 2, "ivf": 3, "hnsw": 2, "multihash": 1}
 """What share of the time a kind gets: most where most lies beyond what can be measured."""
 _CLOCKS: dict[str, Callable[[], float]] = {"cpu": time.thread_time, "wall": time.perf_counter}
 
@@ -127,7 +131,7 @@ def calibrate(
         probes = _build(generated[bits], kind, sizes_for(items), k, share_s)
         time_rounds(probes, k, stopwatch)
         models += fitted(probes, bits, k, generated[bits].most_distinct)
-    return models
+    return _at_least_flat(models)
 
 
 def time_rounds(probes: Sequence[Probe], k: int, stopwatch: Stopwatch, rounds: int = _ROUNDS) -> None:
@@ -185,9 +189,13 @@ def _build(generated: GeneratedCodes, kind: IndexKind, sizes: Sequence[int], k: 
     """Probes of at least two sizes, and of as many more as can be built and timed within the share."""
     probes: list[Probe] = []
     begun = time.monotonic()
+    sizes = [size for size in sizes if kind == "flat" or size <= _DIFFERENT]
     for size, larger in itertools.zip_longest(sizes, sizes[1:]):
         started = time.monotonic()
-        added = build_probes(generated.first(size), kind, k)
+        codes = generated.first(min(size, _DIFFERENT))
+        if size == _DIFFERENT:  # the next ones are there already
+            started = time.monotonic()
+        added = build_probes(np.tile(codes, (size // len(codes), 1)) if size > len(codes) else codes, kind, k)
         probes += added
         rehearsal = Stopwatch("wall")
         for probe in added:
@@ -201,6 +209,15 @@ def _build(generated: GeneratedCodes, kind: IndexKind, sizes: Sequence[int], k: 
         if len({probe.count for probe in probes}) >= _LEAST_SIZES and time.monotonic() - begun + ahead_s > share_s:
             break
     return probes
+
+
+def _at_least_flat(models: Sequence[KindModel]) -> list[KindModel]:
+    """The models, those of the kind unique with the one that their distinct codes are searched by."""
+    flat = {model.bits: model for model in models if model.spec.kind == "flat"}
+    return [
+        dataclasses.replace(model, inner=flat.get(model.bits)) if model.spec.kind == "unique" else model
+        for model in models
+    ]
 
 
 def _exact(codes: Codes, kind: IndexKind) -> SearchableCodes:

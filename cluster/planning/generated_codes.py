@@ -59,7 +59,7 @@ class GeneratedCodes:
     @property
     def most_distinct(self) -> int:
         """Distinct codes that there can be among however many."""
-        return min(num_distinct(self._sample) + self._num_unseen, 2**self.bits)
+        return int(min(num_distinct(self._sample) + self._num_unseen, 1 << self.bits))
 
     def first(self, count: int) -> Codes:
         """The first codes uint8 (count, B/8), a view of what is kept for the next call."""

@@ -29,11 +29,22 @@ class KindModel:
     """None: exact."""
     measured: int
     """Codes of the largest shard that was measured."""
+    inner: "KindModel | None" = None
+    """Of a kind that searches its distinct codes by another kind: that one, measured over more codes."""
 
     def seconds(self, count: int, num_queries: int = 1) -> float:
         """Time of one core for a search over so many codes: one query is bound by memory, many by computing."""
-        work = self.work(count)
-        return max(self.one_s.at(work), num_queries * self.block_s.at(work))
+        return max(self.one_query_s(count), num_queries * self.block_query_s(count))
+
+    def one_query_s(self, count: int) -> float:
+        """Seconds of a query alone."""
+        least = self.inner.one_query_s(round(self.distinct.at(count))) if self.inner else 0.0
+        return max(least, self.one_s.at(self.work(count)))
+
+    def block_query_s(self, count: int) -> float:
+        """Seconds of each query of a block."""
+        least = self.inner.block_query_s(round(self.distinct.at(count))) if self.inner else 0.0
+        return max(least, self.block_s.at(self.work(count)))
 
     def work(self, count: int) -> float:
         """What the time of a search over so many codes follows."""

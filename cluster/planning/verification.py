@@ -111,12 +111,11 @@ def _compared(
 ) -> dict[str, Compared]:
     memory = shards * model.memory(rows, contiguous=contiguous).resident
     files = shards * model.file_bytes(rows, contiguous=contiguous)
-    work = model.work(rows)
     return {
         "memory_bytes": Compared.of(memory, trial.resident_bytes),
         "file_bytes": Compared.of(files, size),
-        "one_query_ms": Compared.of(1e3 * model.one_s.at(work), 1e3 * trial.one_s),
-        "block_query_ms": Compared.of(1e3 * model.block_s.at(work), 1e3 * trial.block_s),
+        "one_query_ms": Compared.of(1e3 * model.one_query_s(rows), 1e3 * trial.one_s),
+        "block_query_ms": Compared.of(1e3 * model.block_query_s(rows), 1e3 * trial.block_s),
         "recall": Compared.of(model.recall_of(rows), trial.recall),
     }
 

@@ -104,16 +104,16 @@ def _row(
 ) -> measuring.Row:
     trial = try_shards(TrialShards(folder, (entry,), _BITS, model.spec.kind, options.k, options.clock))
     count = probe.count
-    work, memory = model.work(count), model.memory(count, contiguous=False).resident
+    memory = model.memory(count, contiguous=False).resident
     one_s, block_s = statistics.median(probe.one_s), statistics.median(probe.block_s)
     return {
         "kind": str(model.spec),
         "count": count,
         "beyond": count / model.measured,
         "one_us": 1e6 * one_s,
-        "ratio_one": model.one_s.at(work) / one_s,
+        "ratio_one": model.one_query_s(count) / one_s,
         "block_us": 1e6 * block_s,
-        "ratio_block": model.block_s.at(work) / block_s,
+        "ratio_block": model.block_query_s(count) / block_s,
         "memory_mb": trial.resident_bytes / 1e6,
         "ratio_memory": memory / max(trial.resident_bytes, _PAGE),
         "recall": probe.recall,

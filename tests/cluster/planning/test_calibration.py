@@ -37,6 +37,7 @@ def test_every_kind_is_measured_at_two_sizes_however_short_the_time() -> None:
         assert (one.recall is None) == (not one.spec.is_approximate)
     assert stopwatch.contention >= 1.0
     unique = models[2]
+    assert unique.inner is models[0]
     assert unique.distinct.at(6000) == pytest.approx(num_distinct(generated[16].first(6000)))
     assert unique.work(6000) < models[0].work(6000) == 6000
 
