@@ -196,6 +196,9 @@ class IndexConfig(JobConfig):
     appending has left many small shards or many hidden rows."""
     switch: str = ""
     """Build nothing: make this version, as v000001, the current one, back or forward. A running service follows."""
+    bits: PositiveInt | None = None
+    """Index the first bits of the codes alone, a shorter code of a nested encoder: queries are cut alike. Default: all.
+    --append and --compact keep what the index has."""
     shards: PositiveInt | None = None
     """Index shards, contiguous ranges of ids. Default: 1; with --compact as many as shards of the largest's size need;
     with --append new shards are no larger than the largest."""
@@ -227,6 +230,10 @@ class IndexConfig(JobConfig):
             raise ValueError("switch: builds nothing, so neither codes nor append nor compact go with it")
         if not (self.codes or self.append or self.compact or self.switch):
             raise ValueError("codes: a code table is needed (unless --append, --compact or --switch)")
+        if self.bits is not None:
+            if self.append or self.compact or self.switch:
+                raise ValueError("bits: only for an index that is built anew")
+            check_lengths((self.bits,))
         for kind in sorted(APPROXIMATE):
             if kind != self.kind and (asked := _asked(getattr(self, kind))):
                 raise ValueError(f"{kind}.{next(iter(asked))}: only with --kind {kind}")

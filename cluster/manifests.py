@@ -203,6 +203,7 @@ class IndexManifest(Manifest):
     code_tables: tuple[CodeTableRef, ...]
     bits: int
     prefixes: tuple[int, ...]
+    """Lengths that the encoder was trained for, also those above `bits`."""
     kind: IndexKind = "flat"
     parameters: dict[str, int] = Field(default_factory=dict, exclude_if=_is_default)
     """Those of the kind that were asked for; what a shard has is in its `structure`."""
@@ -214,6 +215,11 @@ class IndexManifest(Manifest):
     def count(self) -> int:
         """Codes over all shards."""
         return sum(shard.count for shard in self.shards)
+
+    @property
+    def code_bits(self) -> int:
+        """Length of the codes that it was made from, of which it has the first `bits`."""
+        return max((self.bits, *self.prefixes))
 
     @property
     def spec(self) -> KindSpec:

@@ -12,6 +12,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from cibhash.binary import prefix
 from cibhash.encoder import encode
 from cibhash.errors import BadImage, ConfigError, NotFound
 from cibhash.images import decode_image
@@ -205,7 +206,7 @@ def _encode_files(paths: Sequence[str], encoder_uri: str, index: OpenIndex) -> C
             views.append(eval_view(decode_image(storage.read_bytes(path)), encoder.spec.image_size))
         except BadImage as error:
             raise BadImage(f"{path}: {error}") from None
-    return encode(encoder, torch.from_numpy(np.stack(views))).codes
+    return prefix(encode(encoder, torch.from_numpy(np.stack(views))).codes, index.manifest.bits)
 
 
 def _code(query: _Query, bits: int, shards: Sequence[ShardIndex]) -> Codes:

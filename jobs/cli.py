@@ -17,6 +17,7 @@ COMMANDS = {
     "sweep": "train many heads on the same cached views and compare them",
     "encode": "encode a dataset into a table of binary codes",
     "dedup": "find near-duplicates in code tables, and what splits share",
+    "plan": "choose length, kind, shards and replicas of an index, from a sample",
     "index": "build a new version of a search index from codes",
     "serve": "serve an index and its search page over HTTP",
     "search": "find the neighbors of image files, keys, ids or codes",
@@ -79,6 +80,7 @@ from images to search:
   cibhash encode --encoder encoder --dataset data/database --output codes/database
   cibhash encode --encoder encoder --dataset data/query --output codes/query
   cibhash evaluate --queries codes/query --database codes/database --output report
+  cibhash plan --codes codes/database --items 100000000 --memory-per-node 16GiB --latency-ms 50
   cibhash index --codes codes/database --output index
   cibhash serve --index index --encoder encoder
 

@@ -113,8 +113,9 @@ def make_index(
     version: str = "v000001",
     count: int | None = None,
     bare: bool = False,
+    bits: int = BITS,
 ) -> str:
-    """Publishes an index of the corpus's first samples, ids split into contiguous ranges; returns its URI."""
+    """Publishes an index of the first bits of the first samples, ids split into contiguous ranges; returns its URI."""
     uri = str(folder or corpus.folder / f"index-{num_shards}")
     table = pa.table(
         {
@@ -129,7 +130,7 @@ def make_index(
     )
     bounds = np.linspace(0, table.num_rows if count is None else count, num_shards + 1).astype(int).tolist()
     entries = [
-        write_shard_files(f"{uri}/{version}", number, table.slice(start, stop - start), BITS, with_rows=not bare)
+        write_shard_files(f"{uri}/{version}", number, table.slice(start, stop - start), bits, with_rows=not bare)
         for number, (start, stop) in enumerate(itertools.pairwise(bounds))
     ]
     manifest = IndexManifest(
@@ -137,7 +138,7 @@ def make_index(
         encoder_digest=encoder_digest or corpus.encoder.digest,
         encoder_uri=corpus.encoder_uri,
         code_tables=(CodeTableRef(uri="nowhere/codes", digest="c" * 64),),
-        bits=BITS,
+        bits=bits,
         prefixes=(BITS,),
         bare=bare,
         shards=tuple(entries),

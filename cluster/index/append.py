@@ -84,7 +84,7 @@ def _change(index: OpenIndex, config: IndexConfig) -> _Change:
     tables = current_tables(index)
     if config.codes:
         tables.update({uri: open_codes(uri) for uri in table_uris(config.codes)})
-    check_tables(tables, like=(index.base_uri, manifest.encoder_digest, manifest.bits))
+    check_tables(tables, like=(index.base_uri, manifest.encoder_digest, manifest.code_bits))
     before = {source.content: source for source in sources_of(recorded_tables(index))}
     now = {source.content: source for source in sources_of(tables)}
     new = tuple(source for content, source in now.items() if content not in before)

@@ -31,8 +31,9 @@ def build_index(config: IndexConfig) -> IndexResult:
     Tables without a row make an index of one empty shard, whatever `shards` is.
 
     Raises:
-        ConfigError: no code table is named, one is named twice, there are more shards than rows, or the kind cannot
-            hold codes of this length; with `append` and `compact`, the index is of another kind.
+        ConfigError: no code table is named, one is named twice, there are more shards than rows or fewer bits than are
+            to be indexed, or the kind cannot hold codes of this length; with `append` and `compact`, the index is of
+            another kind.
         ManifestMismatch: tables of different encoders or code lengths, or a part that is not what its manifest says.
         DataError: an id occurs twice, or the rows are not as many as the manifests say.
         NotFound: with `append` and `compact`, there is no index, or a table version that it was built from is gone;
@@ -67,21 +68,21 @@ def _build(config: IndexConfig) -> IndexResult:
     tables = {table_uri: open_codes(table_uri) for table_uri in table_uris(config.codes)}
     check_tables(tables)
     first = next(iter(tables.values()))
-    count = _rows(tables)
+    count, bits = _rows(tables), _length(config, first)
     manifest = IndexManifest(
         version="",
         encoder_digest=first.encoder_digest,
         encoder_uri=first.encoder_uri,
         code_tables=(),
-        bits=first.bits,
+        bits=bits,
         prefixes=first.prefixes,
         kind=config.kind,
         parameters=config.parameters,
         bare=not config.rows,
         shards=(),
     )
-    manifest.spec.check(next(iter(tables)), first.bits)
-    num_shards = _num_shards(config, count, first.bits) or 1
+    manifest.spec.check(next(iter(tables)), bits)
+    num_shards = _num_shards(config, count, bits) or 1
     if config.dry_run:
         return planned(uri, manifest, count, num_shards)
     return _publish_fresh(uri, manifest, tables, num_shards, config.ray)
@@ -92,7 +93,7 @@ def _compact(config: IndexConfig) -> IndexResult:
     index, pointer = open_current(uri)
     manifest, tables = index.manifest, recorded_tables(index)
     manifest.spec.check_kept(uri, KindSpec(config.kind, config.parameters))
-    check_tables(tables, like=(index.base_uri, manifest.encoder_digest, manifest.bits))
+    check_tables(tables, like=(index.base_uri, manifest.encoder_digest, manifest.code_bits))
     count = _rows(tables)
     if count != manifest.count:
         raise DataError(f"{index.base_uri}: has {manifest.count} rows, its code tables {count}: build the index anew")
@@ -105,6 +106,16 @@ def _compact(config: IndexConfig) -> IndexResult:
     if config.dry_run:
         return planned(uri, manifest, count, num_shards)
     return _publish_fresh(uri, manifest, tables, num_shards, config.ray, pointer)
+
+
+def _length(config: IndexConfig, table: CodeManifest) -> int:
+    """How many bits of the codes are indexed."""
+    bits = config.bits or table.bits
+    if bits > table.bits:
+        raise ConfigError(f"{bits} bits: the codes of {config.codes} have {table.bits}")
+    if bits not in table.prefixes:
+        log(f"index: the encoder was not trained for prefixes of {bits} bits", codes=config.codes)
+    return bits
 
 
 def _num_shards(config: IndexConfig, count: int, bits: int) -> int:

@@ -91,7 +91,7 @@ def retrieve(config: RetrieveConfig) -> RetrieveResult:
     request = _Request(
         output_uri=storage.absolute(config.output),
         queries_uri=queries_uri,
-        bits=queries.bits,
+        bits=index.manifest.bits,
         k=config.k,
         kept=min(config.k, index.manifest.count),
         index_version=index.manifest.version,
@@ -120,8 +120,8 @@ def retrieve(config: RetrieveConfig) -> RetrieveResult:
 def _open_queries(uri: str, index: OpenIndex) -> CodeManifest:
     queries = open_codes(uri)
     same_encoder((index.base_uri, index.manifest.encoder_digest), (uri, queries.encoder_digest))
-    if queries.bits != index.manifest.bits:
-        raise ManifestMismatch(f"{uri} has codes of {queries.bits} bits, but {index.base_uri} of {index.manifest.bits}")
+    if queries.bits != (bits := index.manifest.code_bits):
+        raise ManifestMismatch(f"{uri} has codes of {queries.bits} bits, but {index.base_uri} is of codes of {bits}")
     rows = sum(part.rows for part in queries.parts)
     if rows != queries.rows_out:
         raise DataError(f"{uri}: its parts have {rows} rows, but it has {queries.rows_out}")

@@ -51,7 +51,7 @@ def _write_shard(base_uri: str, plan: ShardPlan, bits: int, spec: KindSpec, bare
     """Runs as a Ray task: reads the rows of one shard, checks and orders them, writes its files."""
     read, columns = (read_bare_rows, BARE_COLUMNS) if bare else (read_rows, code_schema(bits).names)
     pieces = [read(source, plan.first_id, plan.end_id) for source in plan.sources]
-    table = _ordered(pa.concat_tables([code_schema(bits).empty_table().select(columns), *pieces]), plan)
+    table = _ordered(pa.concat_tables(pieces or [code_schema(bits).empty_table().select(columns)]), plan)
     if len(table) != plan.count:
         raise DataError(
             f"index shard {plan.number}: {len(table)} rows with ids {plan.first_id} to {plan.end_id - 1}, "

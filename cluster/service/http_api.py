@@ -19,6 +19,7 @@ from starlette.requests import ClientDisconnect
 
 from cibhash import __version__
 from cibhash.asymmetric import query_weights
+from cibhash.binary import prefix
 from cibhash.errors import DataError, StorageError
 from cluster.config import ServeConfig
 from cluster.originals import Original, media_type, original_bytes
@@ -140,7 +141,8 @@ def _add_search(api: FastAPI, current: CurrentRouter, config: ServeConfig) -> No
             check_wanted(wanted, limits := limits_of(router))
             code, logits = await router.encode(await request.body())
             weights = query_weights(logits, limits.bits) if wanted.rerank is not None else None
-            return await answer(request, router, Query(wanted, codes=code, weights=weights), started)
+            query = Query(wanted, codes=prefix(code, limits.bits), weights=weights)
+            return await answer(request, router, query, started)
 
 
 def _search_json(found: Found, with_codes: bool, started: float) -> bytes:

@@ -59,6 +59,7 @@ def _check(script: str) -> None:
         "index_kinds",
         "dedup_speed",
         "thread_scaling",
+        "planning",
     ],
 )
 def test_a_script_runs(script: str) -> None:

@@ -1,5 +1,6 @@
 """The search job without a service: answers equal brute force, and errors are one line with the right exit code."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +50,15 @@ def test_neighbors_equal_brute_force(corpus: Corpus, index: str, tmp_path: Path)
         for near in found.neighbors:
             assert (near.key, near.labels) == (by_id[near.id].key, by_id[near.id].labels)
     assert (result.index_version, result.encoder_digest) == ("v000001", corpus.encoder.digest)
+
+
+def test_an_index_of_the_first_bits_is_asked_with_those_of_the_image(corpus: Corpus, tmp_path: Path) -> None:
+    short = make_index(corpus, 2, folder=tmp_path / "short", bits=16)
+    queries, rows = four_queries(corpus, tmp_path)
+    code = corpus.codes[rows[3], :2].tobytes().hex()
+    result = search(SearchConfig(query=(*queries[:3], f"code:{code}"), index=short, k=7))
+    expected = replace(corpus, codes=corpus.codes[:, :2]).nearest(corpus.codes[rows, :2], 7)
+    assert [[near.id for near in found.neighbors] for found in result.queries] == expected.ids.tolist()
 
 
 @pytest.mark.parametrize("radius", [0, 9, BITS])

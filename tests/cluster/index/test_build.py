@@ -218,6 +218,27 @@ def test_parts_without_rows_are_skipped(tmp_path: Path) -> None:
     assert build_index(IndexConfig(codes=table, output=str(tmp_path / "index"), shards=2)).count == COUNT
 
 
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_local")
+@pytest.mark.parametrize("rows", [True, False])
+def test_an_index_of_the_first_bits_is_one_of_shorter_codes(tmp_path: Path, rows: bool) -> None:
+    codes = np.random.default_rng(5).integers(0, 256, (COUNT, 4), np.uint8)
+    table = make_code_table(tmp_path / "codes", codes, rows_per_part=17, prefixes=(16, 32))
+    uri = str(tmp_path / "index")
+    assert build_index(IndexConfig(codes=table, output=uri, bits=16, shards=2, rows=rows)).bits == 16
+    manifest = open_index(uri).manifest
+    assert (manifest.bits, manifest.code_bits) == (16, 32)
+    nearest, _ = ask(uri, codes[:5, :2].copy(), 7, radius=2)
+    for number, query in enumerate(codes[:5]):
+        expected = oracles.search(query[:2], codes[:, :2], range(COUNT))[:7]
+        assert list(zip(nearest.distances[number].tolist(), nearest.ids[number].tolist(), strict=True)) == expected
+    more = make_code_table(tmp_path / "more", codes, ids=np.arange(100, 100 + COUNT), prefixes=(16, 32))
+    assert build_index(IndexConfig(codes=more, output=uri, append=True)).bits == 16
+    assert build_index(IndexConfig(output=uri, compact=True)).count == 2 * COUNT
+    nearest, _ = ask(uri, codes[:5, :2].copy(), 2, radius=2)
+    assert nearest.distances.tolist() == [[0, 0]] * 5
+
+
 def test_refused_before_any_work(tmp_path: Path) -> None:
     codes, output = make_codes(), str(tmp_path / "index")
     table = make_code_table(tmp_path / "codes", codes)
@@ -228,6 +249,10 @@ def test_refused_before_any_work(tmp_path: Path) -> None:
         build_index(IndexConfig(codes=f"{table},{other}", output=output))
     with pytest.raises(ManifestMismatch, match=r"wider has codes of 32 bits, but .*codes of 16"):
         build_index(IndexConfig(codes=f"{table},{wider}", output=output))
+    with pytest.raises(ConfigError, match=r"24 bits: the codes of .* have 16"):
+        build_index(IndexConfig(codes=table, output=output, bits=24))
+    with pytest.raises(ValueError, match="bits: only for an index that is built anew"):
+        IndexConfig(codes=table, output=output, bits=8, append=True)
     with pytest.raises(ConfigError, match=f"61 shards for {COUNT} rows"):
         build_index(IndexConfig(codes=table, output=output, shards=COUNT + 1))
     with pytest.raises(ConfigError, match="named twice"):

@@ -167,6 +167,20 @@ def test_another_encoder_is_refused(folder: Path) -> None:
     assert not (folder / "new").exists()
 
 
+def test_queries_are_cut_to_the_bits_that_the_index_has(folder: Path) -> None:
+    build_index(IndexConfig(codes=str(folder / "database"), output=str(folder / "short"), bits=8))
+    retrieve(config_in(folder, "cut", k=3, index=str(folder / "short")))
+    manifest = load_manifest(NeighborManifest, str(folder / "cut"))
+    found = [read_neighbors(folder / "cut" / part.path) for part in manifest.parts]
+    queries, database = make_codes(QUERIES, 2)[:, :1], make_codes(DATABASE, 1)[:, :1]
+    expected = [[d for d, _ in oracles.search(query, database, range(DATABASE))[:3]] for query in queries]
+    assert [row for rows in found for row in rows] == expected
+
+
+def read_neighbors(path: Path) -> list[list[int]]:
+    return [list(row) for row in pq.read_table(path)["distances"].to_pylist()]
+
+
 def test_blocks_of_queries_do_not_change_the_neighbors(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     index, queries = open_index(str(folder / "index")), str(folder / "queries")
     request = retrieval._Request(str(folder / "blocks"), queries, 16, 8, 8, "v000001", index.digest)
