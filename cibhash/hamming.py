@@ -21,8 +21,9 @@ from cibhash.relevance import checked_labels, share_label
 from cibhash.types import PADDING_DISTANCE, PADDING_ID, Codes, Distances, Ids, Labels, Neighbors, RangeNeighbors
 
 _Part = TypeVar("_Part")
-_SHARED_ROWS = 2**18
-"""Codes from which on threads share them, if there are fewer queries than threads."""
+_SHARED_BYTES = 2**25
+"""Codes from which on threads share them, if there are fewer queries than threads: a thread takes half a millisecond to
+start, in which one alone scans 16 MB."""
 
 
 def distances(queries: Codes, database: Codes) -> Distances:
@@ -73,7 +74,7 @@ def search(queries: Codes, database: Codes, k: int, *, ids: Ids | None = None, t
         positions, found_distances = hamming_numpy.search(queries[rows], codes, count) if found is None else found
         return positions + part.start if part.start else positions, found_distances
 
-    if len(queries) < threads and len(database) >= _SHARED_ROWS:
+    if len(queries) < threads and database.nbytes >= _SHARED_BYTES:
         parts = _each(functools.partial(nearest, slice(None)), _ranges(len(database), threads))
         positions, found_distances = (np.concatenate(columns, axis=1) for columns in zip(*parts, strict=True))
         order = np.lexsort((positions, found_distances), axis=1)[:, :kept]

@@ -23,7 +23,7 @@ from tests.benchmarks.clustered_codes import make_data
 def main() -> None:
     """Checks, measures and prints."""
     parser = measuring.parser(__doc__, one_process=False)
-    parser.add_argument("--count", type=int, default=2_000_000)
+    parser.add_argument("--count", type=int, default=10_000_000)
     parser.add_argument("--bits", type=int, default=64)
     parser.add_argument("--queries", type=int, default=256)
     parser.add_argument("--max-threads", type=int, default=len(os.sched_getaffinity(0)))

@@ -187,7 +187,7 @@ def test_no_queries_give_empty_answers():
 @pytest.mark.parametrize("k", [1, 7, 20, 60, 80])
 def test_few_queries_share_the_database(num_queries: int, k: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Heavy ties across the cuts, ids in any order, k beyond a part and beyond all."""
-    monkeypatch.setattr(hamming, "_SHARED_ROWS", 10)
+    monkeypatch.setattr(hamming, "_SHARED_BYTES", 10)
     draws = np.random.default_rng(k)
     database = draws.integers(0, 3, (63, 2), np.uint8)
     ids = draws.permutation(1000)[:63]
