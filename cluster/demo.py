@@ -10,15 +10,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from cluster import storage
-from cluster.config import DemoConfig, EncodeConfig, EvaluateConfig, IndexConfig, ServeConfig
+from cluster.config import DemoConfig, EncodeConfig
 from cluster.encoding.encode import encode
 from cluster.evaluation.evaluate import evaluate
 from cluster.evaluation.result_tables import format_table
+from cluster.evaluation_config import EvaluateConfig
 from cluster.index.build import build_index
+from cluster.index_config import IndexConfig
 from cluster.packing.pack import pack
 from cluster.packing_config import PackConfig
 from cluster.runtime import ray_session
 from cluster.service.app import check_endpoint, serve
+from cluster.service_config import ServeConfig
 from cluster.telemetry import log, show
 from cluster.training.trainer import train
 from cluster.training_config import TrainConfig

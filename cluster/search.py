@@ -20,7 +20,6 @@ from cibhash.types import PADDING_ID, Codes, RangeNeighbors
 from cibhash.views import eval_view
 from cluster import storage
 from cluster.client import SearchClient, read_token
-from cluster.config import SearchConfig
 from cluster.encoders import open_encoder
 from cluster.index.merge import merge_neighbors, merge_ranges
 from cluster.index.shard_index import ShardIndex
@@ -28,6 +27,7 @@ from cluster.index.versions import OpenIndex, open_index
 from cluster.manifests import same_encoder
 from cluster.service.request_parsing import parse_codes
 from cluster.service.schema import DEFAULT_K, MAX_ID, RequestRefused, SearchAnswer
+from cluster.service_config import SearchConfig
 from cluster.service_errors import RequestRejected
 
 Kind = Literal["image", "key", "id", "code"]

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from cluster.config import EvaluateConfig
+from cluster.evaluation_config import EvaluateConfig
 from jobs.runner import run_job
 
 if TYPE_CHECKING:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from cluster.config import SearchConfig
+from cluster.service_config import SearchConfig
 from jobs.runner import run_job
 
 if TYPE_CHECKING:

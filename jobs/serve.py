@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from cluster.config import ServeConfig
+from cluster.service_config import ServeConfig
 from jobs.runner import run_job
 
 

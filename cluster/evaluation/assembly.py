@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from cibhash.errors import CIBHashError
 from cluster import storage
 from cluster.class_names import class_names
-from cluster.config import EvaluateConfig
 from cluster.evaluation.baselines import num_fit_rows, pca_lengths
 from cluster.evaluation.bootstrap import RESAMPLES
 from cluster.evaluation.classes import MAX_CLASSES, QueryClasses
@@ -21,6 +20,7 @@ from cluster.evaluation.results import ComparedEncoder, Evaluation, NamedProtoco
 from cluster.evaluation.scoring import Series
 from cluster.evaluation.tasks import Scored
 from cluster.evaluation.verdicts import verdict
+from cluster.evaluation_config import EvaluateConfig
 from cluster.manifests import DatasetManifest, ListedFile, load_manifest
 from cluster.runtime import versions
 

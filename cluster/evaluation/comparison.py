@@ -15,7 +15,6 @@ import pyarrow.parquet as pq
 from cibhash.errors import ConfigError, ManifestMismatch
 from cibhash.types import Ids
 from cluster.code_tables import ids_of
-from cluster.config import ComparedTables, EvaluateConfig
 from cluster.evaluation.exclusions import Exclusions
 from cluster.evaluation.label_form import LabelForm
 from cluster.evaluation.methods import ASYMMETRIC, OURS
@@ -23,6 +22,7 @@ from cluster.evaluation.plan import EvaluationPlan, Table, open_table
 from cluster.evaluation.scoring import Counts, Series
 from cluster.evaluation.table_columns import read_columns
 from cluster.evaluation.tasks import score_all
+from cluster.evaluation_config import ComparedTables, EvaluateConfig
 from cluster.manifests import read_verified, same_encoder
 from cluster.telemetry import log
 

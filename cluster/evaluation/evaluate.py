@@ -9,7 +9,6 @@ import hashlib
 from dataclasses import dataclass
 
 from cluster import storage
-from cluster.config import EvaluateConfig
 from cluster.evaluation.assembly import assemble, baseline_notes
 from cluster.evaluation.classes import query_classes
 from cluster.evaluation.command import command_line
@@ -29,6 +28,7 @@ from cluster.evaluation.sections.provenance import Origin
 from cluster.evaluation.surveys import survey_tables
 from cluster.evaluation.table_columns import read_columns
 from cluster.evaluation.tasks import fit_all, score_all
+from cluster.evaluation_config import EvaluateConfig
 from cluster.manifests import ListedFile
 from cluster.runtime import ray_session
 from cluster.telemetry import log

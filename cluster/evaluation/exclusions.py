@@ -19,10 +19,10 @@ from cibhash.errors import DataError
 from cibhash.types import Ids
 from cluster import storage
 from cluster.code_tables import ids_of, read_part
-from cluster.config import EvaluateConfig
 from cluster.evaluation.plan import EvaluationPlan, Table
 from cluster.evaluation.rankings import Pairs
 from cluster.evaluation.table_columns import part_calls, read_columns
+from cluster.evaluation_config import EvaluateConfig
 from cluster.in_flight import completed, default_limit
 from cluster.manifests import CodePart
 

@@ -11,7 +11,7 @@ from typing import Literal
 from cibhash.errors import ConfigError, DataError, ManifestMismatch
 from cluster import storage
 from cluster.code_versions import open_codes
-from cluster.config import EvaluateConfig
+from cluster.evaluation_config import EvaluateConfig
 from cluster.manifests import CodeManifest, CodePart, same_encoder
 
 Role = Literal["queries", "database", "baseline_fit"]

@@ -4,9 +4,9 @@ Knows nothing of how results are shown.
 """
 
 from cibhash.errors import ConfigError
-from cluster.config import EvaluateConfig
 from cluster.evaluation.plan import EvaluationPlan
 from cluster.evaluation.results import NamedProtocol
+from cluster.evaluation_config import EvaluateConfig
 from cluster.reproduction.paper_table import find_protocol, load_table
 
 

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from cibhash.errors import DataError
 from cluster import storage
 from cluster.code_versions import open_codes
-from cluster.config import IndexConfig
 from cluster.index.index_result import IndexResult, own_bytes, planned, published
 from cluster.index.kinds import KindSpec
 from cluster.index.recorded_tables import current_tables, recorded_tables
@@ -21,6 +20,7 @@ from cluster.index.shard_plans import plan_shards, rows_per_shard
 from cluster.index.shard_writing import write_shards
 from cluster.index.sources import Source, check_tables, rows_in, sources_of, table_uris
 from cluster.index.versions import OpenIndex, open_current, publish
+from cluster.index_config import IndexConfig
 from cluster.manifests import CodeManifest, CodeTableRef, IndexManifest, IndexShardEntry
 from cluster.runtime import ray_session
 from cluster.telemetry import log

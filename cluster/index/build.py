@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from cibhash.errors import ConfigError, DataError
 from cluster import storage
 from cluster.code_versions import open_codes
-from cluster.config import IndexConfig, RayConfig
+from cluster.config import RayConfig
 from cluster.drift.left_beside import findings_of
 from cluster.index.append import append_to_index
 from cluster.index.index_result import IndexResult, planned, published
@@ -19,6 +19,7 @@ from cluster.index.shard_plans import plan_shards, rows_per_shard
 from cluster.index.shard_writing import write_shards
 from cluster.index.sources import check_tables, sources_of, table_uris
 from cluster.index.versions import open_current, open_index, publish, switch
+from cluster.index_config import IndexConfig
 from cluster.manifests import CodeManifest, CodeTableRef, IndexManifest
 from cluster.runtime import ray_session
 from cluster.telemetry import log

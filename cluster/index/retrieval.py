@@ -18,7 +18,6 @@ from cibhash.types import Codes, Neighbors
 from cluster import storage
 from cluster.code_tables import codes_of, read_part
 from cluster.code_versions import open_codes
-from cluster.config import RetrieveConfig
 from cluster.index.kinds import IndexKind
 from cluster.index.merge import merge_neighbors
 from cluster.index.neighbor_tables import (
@@ -31,6 +30,7 @@ from cluster.index.neighbor_tables import (
 )
 from cluster.index.shard_index import ShardIndex
 from cluster.index.versions import OpenIndex, open_index
+from cluster.index_config import RetrieveConfig
 from cluster.manifests import CodeManifest, CodePart, IndexShardEntry, create_manifest, load_manifest, same_encoder
 from cluster.runtime import ray_session, require_gpu, require_resources
 from cluster.telemetry import progress

@@ -16,10 +16,11 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from cibhash.errors import ConfigError, NotFound
 from cluster import storage
-from cluster.config import EncodeConfig, EvaluateConfig
+from cluster.config import EncodeConfig
 from cluster.encoding.encode import encode
 from cluster.evaluation.evaluate import evaluate
 from cluster.evaluation.query_table import QUERIES_FILE
+from cluster.evaluation_config import EvaluateConfig
 from cluster.reproduction.at_hand import Data
 from cluster.reproduction.paper_table import Row
 from cluster.reproduction.published import Protocol

@@ -22,7 +22,6 @@ from ray.serve.handle import DeploymentHandle
 
 from cibhash.errors import ConfigError
 from cluster import storage
-from cluster.config import ServeConfig
 from cluster.encoders import encoder_info
 from cluster.index.versions import open_index
 from cluster.manifests import IndexManifest, same_encoder
@@ -35,6 +34,7 @@ from cluster.service.http_guard import RETRY_AFTER_S, UPLOAD_DEADLINE_S, token_d
 from cluster.service.query_encoder import EncoderRef, QueryEncoder
 from cluster.service.router import ENCODE_DEADLINE_S, Router, shard_name
 from cluster.service.shard_replica import ShardReplica
+from cluster.service_config import ServeConfig
 from cluster.telemetry import log
 
 APP_NAME = "cibhash"

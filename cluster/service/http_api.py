@@ -21,7 +21,6 @@ from cibhash import __version__
 from cibhash.asymmetric import query_weights
 from cibhash.binary import prefix
 from cibhash.errors import DataError, StorageError
-from cluster.config import ServeConfig
 from cluster.originals import Original, media_type, original_bytes
 from cluster.service import threads
 from cluster.service.admission import Admission
@@ -49,6 +48,7 @@ from cluster.service.schema import (
     StatsAnswer,
     Wanted,
 )
+from cluster.service_config import ServeConfig
 
 """Neighbors of an uploaded image when the caller names neither k nor radius."""
 MAX_RANDOM = 100

@@ -20,8 +20,9 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from cluster.config import EvaluateConfig, RayConfig
+from cluster.config import RayConfig
 from cluster.evaluation.evaluate import evaluate
+from cluster.evaluation_config import EvaluateConfig
 from tests.benchmarks import measuring
 from tests.benchmarks.clustered_codes import large_part
 from tests.benchmarks.evaluation_speed import published_precision, signs_of

@@ -28,14 +28,16 @@ from ray import serve as ray_serve
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from cibhash.types import Codes, Neighbors
 from cluster.client import SearchClient
-from cluster.config import IndexConfig, RayConfig, ServeConfig
+from cluster.config import RayConfig
 from cluster.index.build import build_index
 from cluster.index.shard_files import read_shard_files
 from cluster.index.shard_index import ShardIndex
 from cluster.index.versions import open_current, open_index
+from cluster.index_config import IndexConfig
 from cluster.service.app import APP_NAME, running_service
 from cluster.service.router import shard_name
 from cluster.service.shard_group import ShardGroup
+from cluster.service_config import ServeConfig
 from tests.benchmarks import measuring
 from tests.benchmarks.large_tables import write_large_table
 from tests.datasets import published_encoder

@@ -31,10 +31,11 @@ from ray import serve as ray_serve
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from cluster.client import SearchClient
-from cluster.config import RayConfig, ServeConfig
+from cluster.config import RayConfig
 from cluster.index.versions import switch
 from cluster.service.app import APP_NAME, ENCODER_NAME, INGRESS_NAME, build_app, running_service
 from cluster.service.router import shard_name
+from cluster.service_config import ServeConfig
 from tests.asking import Asking
 from tests.benchmarks import measuring
 from tests.ray_processes import workers_of

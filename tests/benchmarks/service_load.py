@@ -33,13 +33,14 @@ from cibhash import hamming
 from cibhash.types import Codes
 from cluster.client import SearchClient
 from cluster.code_tables import packed_array
-from cluster.config import RayConfig, ServeConfig
+from cluster.config import RayConfig
 from cluster.encoders import encoder_info
 from cluster.index.shard_files import write_shard_files
 from cluster.index.versions import publish
 from cluster.manifests import CodeTableRef, IndexManifest
 from cluster.service.app import APP_NAME, running_service
 from cluster.service.router import shard_name
+from cluster.service_config import ServeConfig
 from tests.benchmarks import measuring
 from tests.benchmarks.clustered_codes import make_data
 from tests.datasets import published_encoder

@@ -23,8 +23,9 @@ import aiohttp
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from cluster.config import RayConfig, ServeConfig
+from cluster.config import RayConfig
 from cluster.service.app import running_service
+from cluster.service_config import ServeConfig
 from tests.benchmarks import measuring
 from tests.service_fixture import Corpus, free_port, make_corpus, make_index
 

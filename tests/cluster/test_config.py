@@ -1,26 +1,24 @@
 """Configs: sound defaults, and every bad value refused with the field named in one line."""
 
 import os
+from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
-from cluster import config as configs
-from cluster import doctor_config, packing_config, training_config
-from cluster.config import (
-    DemoConfig,
-    EncodeConfig,
-    EvaluateConfig,
-    IndexConfig,
-    JobConfig,
-    RetrieveConfig,
-    SearchConfig,
-    ServeConfig,
-    ShardSearchConfig,
-)
+import cluster
+from cluster.config import DemoConfig, EncodeConfig, JobConfig
+from cluster.dedup_config import DedupConfig
 from cluster.doctor_config import DoctorConfig
+from cluster.drift_config import DriftConfig
+from cluster.evaluation_config import EvaluateConfig
+from cluster.index_config import IndexConfig, RetrieveConfig, ShardSearchConfig
 from cluster.packing_config import AdoptConfig, PackConfig
+from cluster.planning_config import PlanConfig
+from cluster.reproduction_config import ReproduceConfig
+from cluster.service_config import SearchConfig, ServeConfig
 from cluster.training_config import SweepConfig, TrainConfig
 
 _NEEDED: dict[type[JobConfig], dict[str, Any]] = {
@@ -35,6 +33,10 @@ _NEEDED: dict[type[JobConfig], dict[str, Any]] = {
     SearchConfig: {"query": ("a.jpg",), "index": "b"},
     RetrieveConfig: {"index": "a", "queries": "b", "output": "c"},
     EvaluateConfig: {"queries": "a", "database": "b", "output": "c"},
+    DedupConfig: {"codes": ("a",), "output": "b"},
+    DriftConfig: {"old": "a", "new": "b", "output": "c"},
+    PlanConfig: {"codes": "a", "items": 1_000_000},
+    ReproduceConfig: {"data": "a", "output": "b"},
     DemoConfig: {},
 }
 
@@ -250,9 +252,10 @@ def test_no_config_reads_the_environment(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_all_job_configs_are_tested_here() -> None:
+    modules = [import_module(f"cluster.{path.stem}") for path in Path(cluster.__path__[0]).glob("*config.py")]
     found = {
         c
-        for c in (vars(configs) | vars(doctor_config) | vars(packing_config) | vars(training_config)).values()
+        for c in (value for module in modules for value in vars(module).values())
         if isinstance(c, type) and issubclass(c, JobConfig) and c not in (JobConfig, ShardSearchConfig)
     }
     assert found == set(_NEEDED)

@@ -24,7 +24,9 @@ __all__ = ["faulty_store", "s3_bucket"]
 _IMAGES = 24
 _JOBS = """
 import json, sys
-from cluster.config import EncodeConfig, EvaluateConfig, IndexConfig, RayConfig
+from cluster.config import EncodeConfig, RayConfig
+from cluster.evaluation_config import EvaluateConfig
+from cluster.index_config import IndexConfig
 from cluster.doctor.doctor import doctor
 from cluster.doctor_config import DoctorConfig
 from cluster.encoding.encode import encode

@@ -8,8 +8,8 @@ import pytest
 from pydantic import ValidationError
 
 from cibhash.errors import BadImage, ConfigError, ManifestMismatch, NotFound
-from cluster.config import SearchConfig
 from cluster.search import format_table, search
+from cluster.service_config import SearchConfig
 from cluster.service_errors import ServiceUnavailable
 from tests.service_fixture import BITS, Corpus, free_port, make_corpus, make_index, picture
 

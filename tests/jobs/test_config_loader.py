@@ -8,17 +8,11 @@ from typing import Any
 import pytest
 
 from cibhash.errors import ConfigError
-from cluster.config import (
-    DemoConfig,
-    EncodeConfig,
-    EvaluateConfig,
-    IndexConfig,
-    JobConfig,
-    RetrieveConfig,
-    SearchConfig,
-    ServeConfig,
-)
+from cluster.config import DemoConfig, EncodeConfig, JobConfig
+from cluster.evaluation_config import EvaluateConfig
+from cluster.index_config import IndexConfig, RetrieveConfig
 from cluster.packing_config import PackConfig
+from cluster.service_config import SearchConfig, ServeConfig
 from cluster.training_config import TrainConfig
 from jobs.config_loader import load_config
 from tests.patience import HANG_S

@@ -9,13 +9,13 @@ import pytest
 from cibhash import drift as measures
 from cibhash.errors import ConfigError, DataError, ManifestMismatch
 from cibhash.types import Codes
-from cluster.config import IndexConfig
 from cluster.drift.drift import DriftResult, drift
 from cluster.drift.findings import Findings
 from cluster.drift.left_beside import findings_of
 from cluster.drift.tables import format_table
 from cluster.drift_config import DriftConfig
 from cluster.index.build import build_index
+from cluster.index_config import IndexConfig
 from cluster.manifests import load_manifest
 from cluster.runtime import root_cause
 from tests.tables import make_code_table

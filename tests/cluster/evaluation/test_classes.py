@@ -12,11 +12,12 @@ import pytest
 
 from cibhash.metrics import from_histogram
 from cluster.class_names import class_names
-from cluster.config import EvaluateConfig, RayConfig
+from cluster.config import RayConfig
 from cluster.evaluation.classes import QueryClasses, query_classes
 from cluster.evaluation.command import command_line
 from cluster.evaluation.query_table import SCHEMA, queries_parquet
 from cluster.evaluation.scoring import Series
+from cluster.evaluation_config import EvaluateConfig
 
 LABELS = [[3], [], [9, 3], [9, 9], [40]]
 

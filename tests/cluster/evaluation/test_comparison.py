@@ -8,10 +8,10 @@ import pytest
 
 from cibhash import metrics
 from cibhash.errors import ConfigError, ManifestMismatch, NotFound
-from cluster.config import EvaluateConfig
 from cluster.evaluation.comparison import match_rows, plan_comparisons
 from cluster.evaluation.evaluate import evaluate
 from cluster.evaluation.plan import plan_evaluation
+from cluster.evaluation_config import EvaluateConfig
 from tests.cluster.evaluation.test_evaluate import LENGTHS, NUM_DATABASE, NUM_QUERIES, Corpus, run
 from tests.tables import make_code_table
 

@@ -17,13 +17,13 @@ from cibhash.binary import pack_bits, prefix
 from cibhash.errors import ConfigError, DataError, ManifestMismatch, NotFound
 from cibhash.hamming import histogram
 from cibhash.metric_terms import QueryMetrics
-from cluster.config import EvaluateConfig
 from cluster.evaluation.evaluate import evaluate
 from cluster.evaluation.examples import choose_queries, find_examples
 from cluster.evaluation.exclusions import Exclusions
 from cluster.evaluation.plan import plan_evaluation
 from cluster.evaluation.surveys import survey_tables
 from cluster.evaluation.tasks import Scored, fit_all, score_all
+from cluster.evaluation_config import EvaluateConfig
 from tests import oracles
 from tests.tables import make_code_table
 

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from cluster.config import ComparedTables, EvaluateConfig
 from cluster.evaluation.methods import check_names, method_name
+from cluster.evaluation_config import ComparedTables, EvaluateConfig
 from jobs.config_loader import load_config
 
 NEEDED = {"queries": "q", "database": "d", "output": "o"}

@@ -6,12 +6,12 @@ import pytest
 from cibhash.errors import ConfigError, DataError, ManifestMismatch, NotFound
 from cibhash.types import Codes, Ids, Neighbors, RangeNeighbors
 from cluster.code_versions import open_codes
-from cluster.config import IndexConfig
 from cluster.index.build import build_index
 from cluster.index.index_result import IndexResult
 from cluster.index.merge import merge_neighbors, merge_ranges
 from cluster.index.shard_index import ShardIndex
 from cluster.index.versions import open_index
+from cluster.index_config import IndexConfig
 from cluster.manifests import CodePart
 from cluster.runtime import root_cause
 from tests import oracles

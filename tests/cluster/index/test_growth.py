@@ -10,7 +10,6 @@ import pytest
 from cibhash.errors import AlreadyExists, ConfigError, DataError, ManifestMismatch, NotFound
 from cibhash.types import Codes
 from cluster.code_versions import open_codes
-from cluster.config import IndexConfig, RetrieveConfig, SearchConfig
 from cluster.index import append, build
 from cluster.index.build import build_index
 from cluster.index.index_result import IndexResult
@@ -18,9 +17,11 @@ from cluster.index.merge import merge_neighbors, merge_ranges
 from cluster.index.retrieval import retrieve
 from cluster.index.shard_index import Row, ShardIndex
 from cluster.index.versions import open_index
+from cluster.index_config import IndexConfig, RetrieveConfig
 from cluster.manifests import IndexManifest
 from cluster.runtime import root_cause
 from cluster.search import search
+from cluster.service_config import SearchConfig
 from tests import oracles
 from tests.changing_tables import BITS, POOL, ChangingTable, Image
 from tests.tables import make_code_table

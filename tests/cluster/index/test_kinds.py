@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from cibhash.errors import ConfigError, DataError, ManifestMismatch
 from cibhash.native.library import library
 from cibhash.types import PADDING_DISTANCE, PADDING_ID, Codes, Ids
-from cluster.config import IndexConfig, RetrieveConfig, SearchConfig
 from cluster.index import flat_codes, posting_lists
 from cluster.index.approximate_codes import ApproximateCodes, build_structure, from_bytes, to_bytes
 from cluster.index.build import build_index
@@ -26,9 +25,11 @@ from cluster.index.retrieval import retrieve
 from cluster.index.shard_index import ShardIndex
 from cluster.index.structure_files import index_recall, open_structure, sample_positions, write_structure
 from cluster.index.versions import OpenIndex, open_index
+from cluster.index_config import IndexConfig, RetrieveConfig
 from cluster.manifests import IndexManifest, IndexShardEntry, ListedFile, SearchStructure, load_manifest
 from cluster.search import search
 from cluster.service.loaded_versions import LoadedVersions
+from cluster.service_config import SearchConfig
 from tests import oracles
 from tests.changing_tables import POOL, ChangingTable
 from tests.cluster.index.test_shard_index import check_exact, random_codes

@@ -11,12 +11,12 @@ import torch
 from cibhash.errors import ConfigError, DataError, ManifestMismatch, NotFound
 from cibhash.types import Codes
 from cluster.code_versions import open_codes
-from cluster.config import IndexConfig, RetrieveConfig
 from cluster.index import retrieval
 from cluster.index.build import build_index
 from cluster.index.neighbor_tables import NEIGHBOR_SCHEMA, NeighborManifest
 from cluster.index.retrieval import RetrieveResult, retrieve
 from cluster.index.versions import open_index
+from cluster.index_config import IndexConfig, RetrieveConfig
 from cluster.manifests import load_manifest
 from cluster.runtime import root_cause
 from tests import oracles

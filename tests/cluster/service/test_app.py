@@ -29,7 +29,6 @@ from cibhash.views import eval_view
 from cluster.async_client import AsyncSearchClient
 from cluster.client import SearchClient
 from cluster.code_tables import packed_array
-from cluster.config import SearchConfig, ServeConfig
 from cluster.index.versions import open_index
 from cluster.search import search
 from cluster.service import loaded_versions
@@ -38,6 +37,7 @@ from cluster.service.arrow_answer import code_stream, read_answer
 from cluster.service.router import shard_name
 from cluster.service.schema import ARROW_TYPE, SearchAnswer
 from cluster.service.shard_replica import ShardReplica
+from cluster.service_config import SearchConfig, ServeConfig
 from cluster.service_errors import RequestRejected, ServiceUnavailable
 from jobs.serve import run
 from tests.patience import HANG_S

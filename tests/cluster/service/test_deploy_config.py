@@ -16,8 +16,8 @@ from ray.serve.schema import ServeDeploySchema
 
 from cibhash.errors import ConfigError, NotFound
 from cluster.client import SearchClient
-from cluster.config import ServeConfig
 from cluster.service.app import ENCODER_NAME, INGRESS_NAME, deployed_app
+from cluster.service_config import ServeConfig
 from cluster.service_errors import RequestRejected, ServiceUnavailable
 from tests.patience import HANG_S
 from tests.service_fixture import free_port, make_corpus, make_index

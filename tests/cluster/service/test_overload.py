@@ -14,9 +14,9 @@ from urllib.parse import urlsplit
 import pytest
 
 from cluster.async_client import AsyncSearchClient
-from cluster.config import ServeConfig
 from cluster.service.app import running_service
 from cluster.service.schema import SearchAnswer
+from cluster.service_config import ServeConfig
 from cluster.service_errors import ServiceUnavailable
 from tests.patience import HANG_S
 from tests.service_fixture import Corpus, free_port, make_corpus, make_index

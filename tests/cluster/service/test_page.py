@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from cluster import service as page_folder
-from cluster.config import ServeConfig
 from cluster.service.app import running_service
 from cluster.service.http_api import PAGE_FILES
+from cluster.service_config import ServeConfig
 from tests.service_fixture import BITS, Corpus, free_port, make_corpus, make_index
 
 CHROMIUM = Path("/usr/bin/chromium")

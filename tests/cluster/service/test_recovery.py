@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import pytest
 import ray
 
-from cluster.config import ServeConfig
 from cluster.service.app import APP_NAME, ENCODER_NAME, INGRESS_NAME, running_service
+from cluster.service_config import ServeConfig
 from cluster.service_errors import ServiceUnavailable
 from tests.asking import Asking
 from tests.patience import HANG_S

@@ -10,8 +10,8 @@ import pytest
 from ray import serve as ray_serve
 
 from cluster.client import SearchClient
-from cluster.config import ServeConfig
 from cluster.service.app import APP_NAME, build_app, running_service
+from cluster.service_config import ServeConfig
 from cluster.service_errors import RequestRejected, ServiceUnavailable
 from tests.asking import Asking
 from tests.patience import HANG_S

@@ -15,7 +15,6 @@ import pytest
 from ray import serve as ray_serve
 
 from cluster.client import SearchClient
-from cluster.config import ServeConfig
 from cluster.drift.drift import compare
 from cluster.drift.findings import Side
 from cluster.drift.left_beside import leave_beside
@@ -24,6 +23,7 @@ from cluster.drift_config import DriftConfig
 from cluster.index.versions import switch
 from cluster.service.app import APP_NAME, running_service
 from cluster.service.router import shard_name
+from cluster.service_config import ServeConfig
 from cluster.service_errors import RequestRejected
 from tests.asking import Asking
 from tests.patience import HANG_S
