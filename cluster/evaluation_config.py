@@ -56,6 +56,8 @@ class EvaluateConfig(JobConfig):
     by key."""
     exclude: str = ""
     """Parquet or CSV file of more pairs that do not count, with the columns query_id and database_id."""
+    index: str = ""
+    """An index over the database's codes: how much of the k nearest it finds is measured, against exact search."""
     example_queries: NonNegativeInt = 8
     """Query images shown with their neighbors in the report: half of them the best, half the worst."""
     title: str = ""

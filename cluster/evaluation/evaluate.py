@@ -15,6 +15,7 @@ from cluster.evaluation.command import command_line
 from cluster.evaluation.comparison import plan_comparisons, score_comparisons, side_by_side
 from cluster.evaluation.examples import find_examples
 from cluster.evaluation.exclusions import find_exclusions
+from cluster.evaluation.index_recall import measure_recall, open_measured_index
 from cluster.evaluation.measures import measure
 from cluster.evaluation.methods import ASYMMETRIC, BASELINE_NAMES, OURS, asymmetric_name
 from cluster.evaluation.plan import EvaluationPlan, plan_evaluation
@@ -72,15 +73,15 @@ def evaluate(config: EvaluateConfig) -> EvaluateResult:
     With `dry_run` only the tables' manifests are read and checked; the result has no numbers.
 
     Raises:
-        ManifestMismatch: the tables come from different encoders or have codes of different lengths, a compared
-            encoder's tables are not of the same images, or a part is not what its manifest lists.
+        ManifestMismatch: the tables or the index come from different encoders or have codes of different lengths, a
+            compared encoder's tables are not of the same images, or a part is not what its manifest lists.
         ConfigError: a length is longer than the stored codes, baselines are asked of tables without features, a
             compared encoder has none of the lengths, or the protocol is unknown or of another k.
         DataError: queries or database have no rows or no labels, or the list of pairs to exclude has unknown ids.
     """
     plan = plan_evaluation(config)
     comparisons = plan_comparisons(config, plan)
-    protocol = named_protocol(config, plan)
+    protocol, index = named_protocol(config, plan), open_measured_index(config.index, plan)
     output = storage.absolute(config.output)
     if config.dry_run:
         return _result(output, config.name, plan, None)
@@ -100,6 +101,7 @@ def evaluate(config: EvaluateConfig) -> EvaluateResult:
             agreement=scored.agreement,
             classes=classes,
         )
+        recall = measure_recall(index, plan) if index is not None else None
         longest = measured.per_query[Series(OURS, max(plan.lengths))]
         examples = find_examples(
             plan, longest, classes.first_label(plan.queries.rows), max(plan.lengths), config.example_queries, exclusions
@@ -111,9 +113,11 @@ def evaluate(config: EvaluateConfig) -> EvaluateResult:
         *exclusions.notes,
         *baseline_notes(plan),
         *(note for one in comparisons for note in one.notes),
+        *([recall.sentence] if recall is not None else []),
     )
     listed = ListedFile(path=QUERIES_FILE, bytes=len(every_query), sha256=hashlib.sha256(every_query).hexdigest())
     evaluation = assemble(config, plan, comparisons, scored, measured, classes, listed, notes, protocol)
+    evaluation = evaluation.model_copy(update={"index_recall": recall})
     origin = Origin(command_line(config), _uris(plan), {one.name: _uris(one.plan) for one in comparisons})
     _write(output, evaluation, every_query, report_html(evaluation, examples, origin))
     for _, sentence in evaluation.verdicts:

@@ -201,6 +201,28 @@ class NamedProtocol(Result):
     """In what the evaluation is another one, so that the numbers do not compare."""
 
 
+class IndexRecall(Result):
+    """How much of the exact answer an index over the database finds."""
+
+    version: str
+    kind: str
+    """With its parameters that were asked for."""
+    bits: int
+    shards: int
+    k: int
+    num_queries: int
+    recall: float
+    """Share of the k nearest that it finds, mean over queries; one as close as the k-th nearest counts."""
+
+    @property
+    def sentence(self) -> str:
+        """For people."""
+        return (
+            f"The index {self.version} (kind {self.kind}, {self.bits} bits) finds {self.recall:.2%} of the {self.k:,} "
+            f"nearest, over {self.num_queries:,} queries."
+        )
+
+
 class Evaluation(Result):
     """Everything that an evaluation found."""
 
@@ -233,6 +255,8 @@ class Evaluation(Result):
     """One sentence on `beats_itq`, empty without baselines."""
     compared: tuple[ComparedEncoder, ...]
     """Other encoders beside this one."""
+    index_recall: IndexRecall | None = None
+    """Of the index that was named."""
     notes: tuple[str, ...]
     """What a reader of the numbers should know of this run."""
     versions: dict[str, str]
