@@ -6,7 +6,6 @@ here, decoded and shrunk.
 
 from collections.abc import Iterable, Sequence
 from html import escape
-from importlib import resources
 
 from cluster.dedup.curves import calibration_chart, shares
 from cluster.dedup.gallery import Gallery, ShownGroup, ShownImage, ShownPair
@@ -17,6 +16,7 @@ from cluster.doctor.tables import percent, visible
 from cluster.evaluation.thumbnails import Thumbnails, read_thumbnails
 from cluster.index.shard_index import Row
 from cluster.originals import Original
+from cluster.report_page import report_page
 
 _MAX_RADII = 9
 _MAX_REASONS = 3
@@ -24,12 +24,12 @@ _MAX_REASONS = 3
 
 def report_html(found: DedupManifest, gallery: Gallery, plan: DedupPlan) -> str:
     """The page; images that cannot be read leave a gap and are named."""
-    title = escape(", ".join(visible(name) for name in plan.names))
+    title = ", ".join(visible(name) for name in plan.names)
     images = [image for group in gallery.groups for image in group.images]
     images += [image for pair in (*gallery.between, *gallery.within) for image in (pair.first, pair.second)]
     thumbnails = read_thumbnails(_original(image.row) for image in images)
     sections = (
-        _head(found, title),
+        _head(found, escape(title)),
         _overlaps(found),
         _distances(found),
         _calibration(found),
@@ -39,17 +39,7 @@ def report_html(found: DedupManifest, gallery: Gallery, plan: DedupPlan) -> str:
         _groups(found, gallery.groups, thumbnails),
         _provenance(found, plan),
     )
-    style = "".join(
-        resources.files(package).joinpath("report.css").read_text()
-        for package in ("cluster.evaluation", "cluster.dedup")
-    )
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{title} – near-duplicates</title>\n<style>\n{style}</style>\n</head>\n<body>\n<main>\n"
-        + "\n".join(section for section in sections if section)
-        + "\n</main>\n</body>\n</html>\n"
-    )
+    return report_page(f"{title} – near-duplicates", sections, ("cluster.dedup", "report.css"))
 
 
 def _head(found: DedupManifest, title: str) -> str:

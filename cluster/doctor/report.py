@@ -7,13 +7,13 @@ are read here, decoded and shrunk, and never put into the page as they are.
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
-from importlib import resources
 
 from cluster.doctor.results import DatasetSummary, DoctorReport, Finding, NamedOffender
 from cluster.doctor.scan import SIDE_EDGES
 from cluster.doctor.tables import percent, visible
 from cluster.evaluation.thumbnails import Thumbnails, read_thumbnails
 from cluster.originals import Original
+from cluster.report_page import report_page
 
 MAX_PICTURES = 12
 """Offenders of a finding that are shown in the page; doctor.json has all that were named."""
@@ -23,7 +23,6 @@ MAX_BARS = 60
 
 def report_html(report: DoctorReport) -> str:
     """The page; offending images are read here, and those that cannot be shown leave a gap."""
-    names = escape(", ".join(report.datasets))
     sections = (
         _head(report),
         _findings(report),
@@ -33,18 +32,8 @@ def report_html(report: DoctorReport) -> str:
         _sides(report.datasets),
         _offenders(report.findings.values()),
     )
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{names} – dataset check</title>\n<style>\n{_style()}</style>\n</head>\n<body>\n<main>\n"
-        + "\n".join(section for section in sections if section)
-        + "\n</main>\n</body>\n</html>\n"
-    )
-
-
-def _style() -> str:
-    sheets = (("cluster.evaluation", "report.css"), ("cluster.doctor", "report.css"))
-    return "".join(resources.files(package).joinpath(name).read_text() for package, name in sheets)
+    title = f"{', '.join(report.datasets)} – dataset check"
+    return report_page(title, sections, ("cluster.doctor", "report.css"))
 
 
 def _head(report: DoctorReport) -> str:

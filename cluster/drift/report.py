@@ -4,16 +4,15 @@ Knows nothing of how the numbers came about. Texts from outside are escaped.
 """
 
 from html import escape
-from importlib import resources
 
 from cluster.drift.charts import flip_bars, flipped_bars, map_bars
 from cluster.drift.findings import Findings, Score, Side
 from cluster.evaluation.sections import html
+from cluster.report_page import report_page
 
 
 def report_html(findings: Findings) -> str:
     """The page."""
-    style = resources.files("cluster.evaluation").joinpath("report.css").read_text()
     kind = "verdict" if findings.may_mix else "verdict lost"
     body = (
         '<header>\n<p class="kicker">Drift</p>\n<h1>Old encoder against new</h1>\n'
@@ -36,13 +35,7 @@ def report_html(findings: Findings) -> str:
         '<h2>Provenance</h2>\n<p class="about">The sample and all numbers depend on keys and codes alone.</p>',
         html.table("fine", ("", "old", "new"), _provenance(findings)),
     )
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>Drift between two encoders</title>\n<style>\n{style}</style>\n</head>\n<body>\n<main>\n"
-        + "\n".join(part for part in body if part)
-        + "\n</main>\n</body>\n</html>\n"
-    )
+    return report_page("Drift between two encoders", body)
 
 
 def _notes(findings: Findings) -> str:

@@ -4,8 +4,6 @@ Knows nothing of how the numbers came about. Every text from outside, keys and a
 """
 
 from collections.abc import Sequence
-from html import escape
-from importlib import resources
 
 from cluster.evaluation.examples import Example
 from cluster.evaluation.results import Evaluation
@@ -15,6 +13,7 @@ from cluster.evaluation.sections.examples import examples_section
 from cluster.evaluation.sections.headline import differences, head, headline
 from cluster.evaluation.sections.provenance import Origin, provenance
 from cluster.evaluation.sections.published import published
+from cluster.report_page import report_page
 
 
 def report_html(evaluation: Evaluation, examples: Sequence[Example], origin: Origin) -> str:
@@ -25,8 +24,6 @@ def report_html(evaluation: Evaluation, examples: Sequence[Example], origin: Ori
         examples: Query images with neighbors; their originals are read here, and those that cannot be are named.
         origin: Of the evaluation.
     """
-    title = escape(evaluation.title)
-    style = resources.files("cluster.evaluation").joinpath("report.css").read_text()
     sections = (
         head(evaluation),
         headline(evaluation),
@@ -39,10 +36,4 @@ def report_html(evaluation: Evaluation, examples: Sequence[Example], origin: Ori
         examples_section(evaluation, examples),
         provenance(evaluation, origin),
     )
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{title} – retrieval evaluation</title>\n<style>\n{style}</style>\n</head>\n<body>\n<main>\n"
-        + "\n".join(section for section in sections if section)
-        + "\n</main>\n</body>\n</html>\n"
-    )
+    return report_page(f"{evaluation.title} – retrieval evaluation", sections)

@@ -5,12 +5,10 @@ Knows nothing of how numbers come about. Every text from outside is escaped.
 
 from collections.abc import Mapping, Sequence
 from html import escape
-from importlib import resources
 
 from cluster.evaluation.sections import html
+from cluster.report_page import report_page
 from cluster.reproduction.lines import EVIDENCE_LINE, NUMBERS_ABOUT, Line, TableSection
-
-_SHEETS = (("cluster.evaluation", "report.css"), ("cluster.reproduction", "page.css"))
 
 
 def page_html(title: str, lead: str, sections: Sequence[TableSection], origin: Mapping[str, str]) -> str:
@@ -22,20 +20,13 @@ def page_html(title: str, lead: str, sections: Sequence[TableSection], origin: M
         sections: The tables.
         origin: Where it comes from, by name.
     """
-    style = "".join(resources.files(package).joinpath(name).read_text() for package, name in _SHEETS)
     parts = (
         f'<p class="kicker">Reproduction</p>\n<h1>{escape(title)}</h1>\n<p class="lead">{escape(lead)}</p>\n'
         f'<p class="about">{escape(NUMBERS_ABOUT)}</p>\n<p class="about">{escape(EVIDENCE_LINE)}</p>',
         *(_section(section) for section in sections),
         _origin(origin),
     )
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>\n{style}</style>\n</head>\n<body>\n<main>\n"
-        + "\n".join(parts)
-        + "\n</main>\n</body>\n</html>\n"
-    )
+    return report_page(title, parts, ("cluster.reproduction", "page.css"))
 
 
 def _section(section: TableSection) -> str:
