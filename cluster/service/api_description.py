@@ -28,6 +28,7 @@ _ERRORS = {
     "401": "no valid bearer token, where the service wants one",
     "404": "no such key or id",
     "408": "the body took too long",
+    "409": "the codes are of another encoder than the index",
     "413": "the body is too large",
     "422": "the request cannot be answered; the error names field, value and what is expected",
     "503": "too many requests at a time, or shards are missing; Retry-After says when to come back",
@@ -51,7 +52,7 @@ def openapi(version: str) -> dict[str, Any]:
                 "Neighbors of codes, keys or ids",
                 "JSON, or an Arrow IPC stream with the column `code`, whose other settings are URL parameters; the "
                 "answer is Arrow where Accept asks for it.",
-                "401 404 408 413 422 503",
+                "401 404 408 409 413 422 503",
                 answer=_json_of(SearchAnswer) | arrow,
                 body=_json_of(SearchRequest) | arrow,
             )
@@ -60,7 +61,7 @@ def openapi(version: str) -> dict[str, Any]:
             "post": _operation(
                 "Neighbors of an image",
                 "The body is the image itself: JPEG, PNG, WebP or GIF.",
-                "401 408 413 422 503",
+                "401 408 409 413 422 503",
                 answer=_json_of(SearchAnswer),
                 body=image,
                 parameters=parameters,

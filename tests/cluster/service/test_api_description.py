@@ -32,6 +32,7 @@ def test_parameters_and_fields_are_those_that_are_checked() -> None:
     parameters = DOCUMENT["paths"]["/search/image"]["post"]["parameters"]
     assert {one["name"]: one["schema"]["type"] for one in parameters} == {
         "k": "integer", "radius": "integer", "rerank": "integer", "allow_partial": "boolean", "with_codes": "boolean",
+        "encoder_digest": "string",
     }  # fmt: skip
     assert all(one["description"] for one in parameters)
     assert set(DOCUMENT["components"]["schemas"]["SearchRequest"]["properties"]) == set(SearchRequest.model_fields)
