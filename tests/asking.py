@@ -5,7 +5,8 @@ Knows nothing of what happens.
 
 import threading
 import time
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple, Self
 
 import numpy as np
 import torch
@@ -34,8 +35,32 @@ class Asked(NamedTuple):
     """The version that answered; or why nothing did."""
 
 
-class Asking:
-    """Threads that try nothing again, for as long as the block lasts; the answers of all versions are known."""
+class Repeating:
+    """Threads that do the same over and over, each with a number of its own, for as long as the block lasts."""
+
+    def __init__(self, work: Callable[[int], None], threads: int) -> None:
+        """Begins with the block.
+
+        Args:
+            work: Is told the thread's number and runs until `over` is set.
+            threads: How many.
+        """
+        self.over = threading.Event()
+        self._threads = [threading.Thread(target=work, args=(number,), daemon=True) for number in range(threads)]
+
+    def __enter__(self) -> Self:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.over.set()
+        for thread in self._threads:
+            thread.join(HANG_S)
+
+
+class Asking(Repeating):
+    """Clients that try nothing again; the answers of all versions are known."""
 
     def __init__(self, url: str, corpus: Corpus, counts: dict[str, int], threads: int = 3) -> None:
         """Begins with the block.
@@ -53,22 +78,11 @@ class Asking:
         self.answered: list[Asked] = []
         self.refused: list[Asked] = []
         self.wrong: list[str] = []
-        self._over = threading.Event()
-        self._threads = [threading.Thread(target=self._ask, args=(seed,), daemon=True) for seed in range(threads)]
-
-    def __enter__(self) -> "Asking":
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        for thread in self._threads:
-            thread.join(HANG_S)
+        super().__init__(self._ask, threads)
 
     def _ask(self, seed: int) -> None:
         draws = np.random.default_rng(seed)
-        while not self._over.is_set():
+        while not self.over.is_set():
             row, k = int(draws.integers(self._rows)), int(draws.integers(1, 100))
             begun_s = time.monotonic()
             try:

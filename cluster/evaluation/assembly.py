@@ -16,7 +16,7 @@ from cluster.evaluation.health import bit_health, health
 from cluster.evaluation.measures import ComparedMargins, Measured
 from cluster.evaluation.methods import OURS
 from cluster.evaluation.plan import EvaluationPlan, Table
-from cluster.evaluation.results import ComparedEncoder, Evaluation, NamedProtocol, QueryTable, TableRecord
+from cluster.evaluation.results import ComparedEncoder, Evaluation, IndexRecall, NamedProtocol, QueryTable, TableRecord
 from cluster.evaluation.scoring import Series
 from cluster.evaluation.tasks import Scored
 from cluster.evaluation.verdicts import verdict
@@ -35,6 +35,7 @@ def assemble(
     query_table: ListedFile,
     notes: Sequence[str],
     protocol: NamedProtocol | None,
+    recall: IndexRecall | None,
 ) -> Evaluation:
     """The content of `metrics.json`.
 
@@ -48,6 +49,7 @@ def assemble(
         query_table: The file of every query's metrics.
         notes: Of what was looked at before scoring.
         protocol: That the evaluation names.
+        recall: Of the index that it names.
     """
     beats_itq, sentence = verdict(measured.margins, over_hyperplanes=measured.over_hyperplanes)
     rows = plan.queries.rows * len(measured.series)
@@ -72,7 +74,8 @@ def assemble(
         beats_itq=beats_itq,
         verdict=sentence,
         compared=tuple(_compared_encoder(one, measured.compared[one.name]) for one in comparisons),
-        notes=(*notes, *_measured_notes(plan, measured, classes)),
+        index_recall=recall,
+        notes=(*notes, *([recall.sentence] if recall else []), *_measured_notes(plan, measured, classes)),
         versions=versions(),
         protocol=protocol,
     )

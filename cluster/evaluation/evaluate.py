@@ -113,11 +113,9 @@ def evaluate(config: EvaluateConfig) -> EvaluateResult:
         *exclusions.notes,
         *baseline_notes(plan),
         *(note for one in comparisons for note in one.notes),
-        *([recall.sentence] if recall is not None else []),
     )
     listed = ListedFile(path=QUERIES_FILE, bytes=len(every_query), sha256=hashlib.sha256(every_query).hexdigest())
-    evaluation = assemble(config, plan, comparisons, scored, measured, classes, listed, notes, protocol)
-    evaluation = evaluation.model_copy(update={"index_recall": recall})
+    evaluation = assemble(config, plan, comparisons, scored, measured, classes, listed, notes, protocol, recall)
     origin = Origin(command_line(config), _uris(plan), {one.name: _uris(one.plan) for one in comparisons})
     _write(output, evaluation, every_query, report_html(evaluation, examples, origin))
     for _, sentence in evaluation.verdicts:

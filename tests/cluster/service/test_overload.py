@@ -18,6 +18,7 @@ from cluster.service.app import running_service
 from cluster.service.schema import SearchAnswer
 from cluster.service_config import ServeConfig
 from cluster.service_errors import ServiceUnavailable
+from tests.asking import Repeating
 from tests.patience import HANG_S
 from tests.service_fixture import Corpus, free_port, make_corpus, make_index
 
@@ -67,29 +68,19 @@ def ask(url: str, method: str, path: str, body: bytes | None = None) -> tuple[in
         connection.close()
 
 
-class Crowd:
+class Crowd(Repeating):
     """Clients that come back at once, whatever they are told."""
 
     def __init__(self, url: str, corpus: Corpus) -> None:
         self.answered, self.refused, self.wrong = 0, 0, list[str]()
-        self._url, self._over = url, threading.Event()
+        self._url = url
         self._bodies = [json.dumps({"codes": [code.tobytes().hex()], "k": K}).encode() for code in corpus.codes]
         self._expected = [expected(corpus, row) for row in range(len(self._bodies))]
         self._lock = threading.Lock()
-        self._threads = [threading.Thread(target=self._ask, args=(seed,), daemon=True) for seed in range(CLIENTS)]
-
-    def __enter__(self) -> "Crowd":
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        for thread in self._threads:
-            thread.join(HANG_S)
+        super().__init__(self._ask, CLIENTS)
 
     def _ask(self, row: int) -> None:
-        while not self._over.is_set():
+        while not self.over.is_set():
             row = (row + 7) % len(self._bodies)
             try:
                 self._judge(row, *ask(self._url, "POST", "/search", self._bodies[row]))
