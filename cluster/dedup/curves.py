@@ -7,7 +7,7 @@ from itertools import accumulate
 from typing import Any
 
 from cluster.dedup.results import Calibration
-from cluster.evaluation.charts.svg import FAINT, INK, chart
+from cluster.reports.svg import FAINT, INK, chart
 
 _SHOWN_SHARE = 0.995
 

@@ -13,10 +13,10 @@ from cluster.dedup.plan import DedupPlan
 from cluster.dedup.results import Calibration, DedupManifest, Overlap
 from cluster.dedup.tables import LARGE_SHARE, verdict
 from cluster.doctor.tables import percent, visible
-from cluster.evaluation.thumbnails import Thumbnails, read_thumbnails
 from cluster.index.shard_index import Row
 from cluster.originals import Original
-from cluster.report_page import report_page
+from cluster.reports.page import report_page
+from cluster.reports.thumbnails import Thumbnails, read_thumbnails
 
 _MAX_RADII = 9
 _MAX_REASONS = 3

@@ -11,9 +11,9 @@ from html import escape
 from cluster.doctor.results import DatasetSummary, DoctorReport, Finding, NamedOffender
 from cluster.doctor.scan import SIDE_EDGES
 from cluster.doctor.tables import percent, visible
-from cluster.evaluation.thumbnails import Thumbnails, read_thumbnails
 from cluster.originals import Original
-from cluster.report_page import report_page
+from cluster.reports.page import report_page
+from cluster.reports.thumbnails import Thumbnails, read_thumbnails
 
 MAX_PICTURES = 12
 """Offenders of a finding that are shown in the page; doctor.json has all that were named."""

@@ -6,7 +6,7 @@ Knows nothing of the page.
 from typing import Any
 
 from cluster.drift.findings import Findings
-from cluster.evaluation.charts.svg import FAINT, INK, chart
+from cluster.reports.svg import FAINT, INK, chart
 
 _BAR, _OTHER = "#0e6b63", "#c98a1b"
 

@@ -7,8 +7,8 @@ from html import escape
 
 from cluster.drift.charts import flip_bars, flipped_bars, map_bars
 from cluster.drift.findings import Findings, Score, Side
-from cluster.evaluation.sections import html
-from cluster.report_page import report_page
+from cluster.reports import html
+from cluster.reports.page import report_page
 
 
 def report_html(findings: Findings) -> str:

@@ -13,7 +13,7 @@ from cluster.evaluation.sections.examples import examples_section
 from cluster.evaluation.sections.headline import differences, head, headline
 from cluster.evaluation.sections.provenance import Origin, provenance
 from cluster.evaluation.sections.published import published
-from cluster.report_page import report_page
+from cluster.reports.page import report_page
 
 
 def report_html(evaluation: Evaluation, examples: Sequence[Example], origin: Origin) -> str:

@@ -6,8 +6,8 @@ Knows nothing of how numbers come about. Every text from outside is escaped.
 from collections.abc import Mapping, Sequence
 from html import escape
 
-from cluster.evaluation.sections import html
-from cluster.report_page import report_page
+from cluster.reports import html
+from cluster.reports.page import report_page
 from cluster.reproduction.lines import EVIDENCE_LINE, NUMBERS_ABOUT, Line, TableSection
 
 

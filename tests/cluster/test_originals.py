@@ -10,8 +10,8 @@ from cibhash.errors import DataError, NotFound, StorageError
 from cibhash.shards import SourceImage
 from cluster import storage
 from cluster.datasets import located, open_dataset, shard_samples
-from cluster.evaluation.thumbnails import read_thumbnails
 from cluster.originals import Original, media_type, original_bytes
+from cluster.reports.thumbnails import read_thumbnails
 from tests.datasets import encoded, make_dataset, shape_image, shape_sources
 from tests.s3 import s3_bucket
 from tests.s3_faults import Fault, FaultyStore, faulty_store

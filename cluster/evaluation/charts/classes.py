@@ -5,8 +5,8 @@ Knows nothing of the page.
 
 from typing import Any
 
-from cluster.evaluation.charts.svg import INK, chart
 from cluster.evaluation.results import QueryClass, SeriesMetrics
+from cluster.reports.svg import INK, chart
 
 MAX_BARS = 40
 _WIDTH_INCHES, _ROW_INCHES, _FRAME_INCHES = 4.6, 0.19, 0.5

@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from cluster.evaluation.charts.retrieval import OUR_SHADES
-from cluster.evaluation.charts.svg import FAINT, INK, chart
 from cluster.evaluation.health import size_names
 from cluster.evaluation.results import BitHealth, Health
+from cluster.reports.svg import FAINT, INK, chart
 
 MAX_CELLS = 128
 """Rows of the heat map; of longer codes a cell stands for several bits."""

@@ -7,7 +7,6 @@ import itertools
 from collections.abc import Callable
 from typing import Any
 
-from cluster.evaluation.charts.svg import INK, chart
 from cluster.evaluation.methods import (
     ASYMMETRIC,
     ITQ,
@@ -18,6 +17,7 @@ from cluster.evaluation.methods import (
     method_name,
 )
 from cluster.evaluation.results import Evaluation, SeriesMetrics
+from cluster.reports.svg import INK, chart
 
 METHOD_COLORS = {
     OURS: "#0e6b63",

@@ -8,7 +8,7 @@ from html import escape
 from cluster.evaluation.charts.code_health import balance_bars, information_map, tie_block_bars
 from cluster.evaluation.metric_cells import HEALTH_ABOUT, health_cells, health_head, sampling_about
 from cluster.evaluation.results import Evaluation
-from cluster.evaluation.sections import html
+from cluster.reports import html
 
 
 def code_health(evaluation: Evaluation) -> str:

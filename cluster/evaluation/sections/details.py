@@ -19,7 +19,7 @@ from cluster.evaluation.metric_cells import (
     stored_order_about,
 )
 from cluster.evaluation.results import Evaluation, SeriesMetrics
-from cluster.evaluation.sections import html
+from cluster.reports import html
 
 Cells = Callable[[Evaluation, SeriesMetrics], list[str]]
 

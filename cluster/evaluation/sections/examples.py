@@ -9,10 +9,10 @@ from html import escape
 
 from cluster.evaluation.examples import Example, ExampleNeighbor
 from cluster.evaluation.results import Evaluation
-from cluster.evaluation.sections import html
-from cluster.evaluation.thumbnails import Thumbnails, read_thumbnails
 from cluster.index.shard_index import Row
 from cluster.originals import Original
+from cluster.reports import html
+from cluster.reports.thumbnails import Thumbnails, read_thumbnails
 
 _MAX_REASONS = 3
 

@@ -9,7 +9,7 @@ from cluster.evaluation.charts.retrieval import map_bars
 from cluster.evaluation.methods import FLOAT_NAME, OURS, method_name
 from cluster.evaluation.metric_cells import ASYMMETRIC_ABOUT, difference_about
 from cluster.evaluation.results import Evaluation
-from cluster.evaluation.sections import html
+from cluster.reports import html
 
 
 def head(evaluation: Evaluation) -> str:

@@ -7,7 +7,7 @@ from html import escape
 
 from cluster.evaluation.published_cells import published_about, published_head, published_rows, published_title
 from cluster.evaluation.results import Evaluation
-from cluster.evaluation.sections import html
+from cluster.reports import html
 
 
 def published(evaluation: Evaluation) -> str:

@@ -15,7 +15,6 @@ from PIL import Image
 from cluster.evaluation.charts.classes import MAX_BARS, class_bars
 from cluster.evaluation.charts.code_health import MAX_CELLS, information_map, tie_block_bars
 from cluster.evaluation.charts.retrieval import curves_by_radius, curves_by_rank, map_bars, within_radius
-from cluster.evaluation.charts.svg import inline_svg
 from cluster.evaluation.classes import query_classes
 from cluster.evaluation.code_health import code_statistics
 from cluster.evaluation.evaluate import EvaluateResult
@@ -33,6 +32,7 @@ from cluster.evaluation.sections.headline import differences, head, headline
 from cluster.evaluation.sections.provenance import Origin
 from cluster.evaluation.verdicts import verdict
 from cluster.index.shard_index import Row
+from cluster.reports.svg import inline_svg
 
 HOSTILE = '<script>alert("x")</script>&\'"'
 VOID = {"meta", "img", "br", "link", "input", "hr"}

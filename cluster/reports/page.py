@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from html import escape
 from importlib import resources
 
-_BASE = "cluster.evaluation", "report.css"
+_BASE = "cluster.reports", "report.css"
 
 
 def report_page(title: str, sections: Iterable[str], *sheets: tuple[str, str]) -> str:
